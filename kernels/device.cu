@@ -59,18 +59,24 @@ KERNEL(32, 1) spin(const __grid_constant__ SpinParams p) {
 
 // --- Input data --------------------------------------------------------------------
 
-// The values that data.rs draws for a key, eight bytes a draw, encoded in a format.
-struct FillParams {
-  u64 key;
+// What a tensor is to hold: the values that data.rs draws for a key, eight bytes a draw,
+// encoded in a format.
+struct FillJob {
+  u64 key;  // of bytes that are copied, where they lie
   u64 *to;
   u64 draws;
   // 0 as drawn, 1 f32, 2 bf16, 3 f16, 4 fp8 e4m3, 5 records of latents, 6 scales, 7 tf32,
-  // 8 scales in binary16
+  // 8 scales in binary16, 9 ones in all bits, 10 copied bytes
   u32 format;
   u16 latent_dim;
   u16 rope_dim;
   float largest;  // of scales, a power of two
   u32 unused;
+};
+
+struct FillParams {
+  const FillJob *jobs;
+  u64 count;
 };
 
 // The finaliser of splitmix64.
@@ -119,11 +125,13 @@ DEVICE u32 encode_half_scale(u32 bits, float largest) {
   return f16_bits(largest * (0.5f + 0.5f * fabsf(f16_value(bits))));
 }
 
-enum Format : u32 { AS_DRAWN, F32, BF16, F16, E4M3, LATENT_RECORDS, SCALES, TF32, HALF_SCALES };
+enum Format : u32 {
+  AS_DRAWN, F32, BF16, F16, E4M3, LATENT_RECORDS, SCALES, TF32, HALF_SCALES, ONES, COPIED
+};
 
 // The format of draw number `i` of a tensor: the latents of a record, their scales (one
 // for each 128) and its rope elements have different formats.
-DEVICE u32 format_of_draw(const FillParams &p, u64 i) {
+DEVICE u32 format_of_draw(const FillJob &p, u64 i) {
   if (p.format != LATENT_RECORDS) return p.format;
   const u32 latents = p.latent_dim / 8, scales = p.latent_dim / 256, rest = p.rope_dim / 4;
   const u32 at = i % (latents + scales + rest);
@@ -159,11 +167,22 @@ DEVICE u64 encode(u64 draw, u32 format, float largest) {
   }
 }
 
-// 1-D grid of any size, 256 threads.
+DEVICE u64 filled(const FillJob &job, u64 i) {
+  if (job.format == ONES) return ~0ull;
+  if (job.format == COPIED) return reinterpret_cast<const u64 *>(job.key)[i];
+  const u64 draw = mix(job.key ^ (i * 0x9e3779b97f4a7c15ull));
+  return encode(draw, format_of_draw(job, i), job.largest);
+}
+
+// 2-D grid of any size, 256 threads: blocks along x share the draws of a tensor, those along
+// y the tensors.
 KERNEL(256, 1) fill(const __grid_constant__ FillParams p) {
   const u64 stride = u64(gridDim.x) * blockDim.x;
-  for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < p.draws; i += stride)
-    p.to[i] = encode(mix(p.key ^ (i * 0x9e3779b97f4a7c15ull)), format_of_draw(p, i), p.largest);
+  for (u64 number = blockIdx.y; number < p.count; number += gridDim.y) {
+    const FillJob job = p.jobs[number];
+    for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < job.draws; i += stride)
+      job.to[i] = filled(job, i);
+  }
 }
 
 // --- Digests -------------------------------------------------------------------------

@@ -255,7 +255,7 @@ static int is_stream(const char *entry) {
 // that are not implemented here.
 static size_t param_bytes(const char *entry) {
   if (is_stream(entry)) return STREAM_PARAM_BYTES;
-  if (!strcmp(entry, "fill")) return 40;
+  if (!strcmp(entry, "fill")) return 16;
   if (!strcmp(entry, "hold") || !strcmp(entry, "read_clocks") || !strcmp(entry, "digest"))
     return 24;
   if (!strcmp(entry, "spin") || !strcmp(entry, "report_attributes")) return 8;
@@ -345,12 +345,20 @@ static u64 encode(u64 draw, u32 format, float largest) {
   }
 }
 
-// key, to, draws, format, the largest scale
-static void fill(const u64 *p) {
+// key or source, to, draws, format, the largest scale
+static void fill_one(const u64 *p) {
   u64 *to = (u64 *)p[1];
+  const u32 format = p[3];
   const float largest = *(const float *)&p[4];
   for (u64 i = 0; i < p[2]; ++i)
-    to[i] = encode(mix(p[0] ^ (i * 0x9e3779b97f4a7c15ull)), (u32)p[3], largest);
+    to[i] = format == 9 ? ~0ull
+          : format == 10 ? ((const u64 *)p[0])[i]
+          : encode(mix(p[0] ^ (i * 0x9e3779b97f4a7c15ull)), format, largest);
+}
+
+// jobs, count
+static void fill(const u64 *p) {
+  for (u64 i = 0; i < p[1]; ++i) fill_one((const u64 *)p[0] + 5 * i);
 }
 
 static void digest(const u64 *p) {

@@ -82,6 +82,20 @@ pub trait Gpu {
         self.upload(address, &bytes)
     }
 
+    /// Fills tensors, in any order.
+    ///
+    /// # Errors
+    /// As [`Gpu::fill`] and [`Gpu::poison`].
+    fn fill_all(&mut self, fillings: &[Filling]) -> Result<(), Self::Error> {
+        fillings.iter().try_for_each(|filling| {
+            let PlacedTensor { tensor, address } = filling.placed;
+            match filling.key {
+                Some(key) => self.fill(&tensor, address, key),
+                None => self.poison(address, tensor.bytes()),
+            }
+        })
+    }
+
     /// Makes copies between the memory of the host and that of the device, or queues them
     /// after what is queued: those of both directions at the same time. What is queued
     /// later begins when all are done. Where [`PlacedCopy::waits_for_host`], the device may
@@ -198,6 +212,16 @@ pub struct PlacedTensor {
     pub address: u64,
 }
 
+/// What a tensor is to hold before a launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Filling {
+    /// Which, and where.
+    pub placed: PlacedTensor,
+    /// What its values are drawn from; `None` for nothing that a kernel may rely on, see
+    /// [`Gpu::poison`].
+    pub key: Option<Key>,
+}
+
 /// A copy of a plan, with addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlacedCopy {
@@ -262,9 +286,9 @@ impl<G: Gpu> Executor<G> {
         let scratch = plan.all_scratch().map(|s| make_scratch(&mut gpu, problem, s));
         let scratch = scratch.collect::<Result<Vec<u64>, _>>()?;
         let placed = place(&mut gpu, problem, &tensors, slots)?;
+        gpu.fill_all(&fillings(&placed, seed)).map_err(failed)?;
         let mut bound = Vec::with_capacity(slots);
         for (slot, tensors) in placed.into_iter().enumerate() {
-            fill(&mut gpu, &tensors, slot, seed).map_err(failed)?;
             let addresses = tensors.iter().map(|t| (t.tensor.name, t.address));
             let names = Bound::new(seed, slot, addresses);
             let params = plan.params(names, &scratch, |map| gpu.encode(map));
@@ -364,10 +388,11 @@ impl<G: Gpu> Executor<G> {
     pub fn poison(&mut self) -> Result<(), G::Error> {
         let Executor { gpu, slots, outputs, .. } = self;
         let outputs: &[usize] = outputs;
-        slots
-            .iter()
-            .flat_map(|slot| outputs.iter().map(move |&position| slot.tensors[position]))
-            .try_for_each(|placed| gpu.poison(placed.address, placed.tensor.bytes()))
+        let poisoned = |placed| Filling { placed, key: None };
+        let of_slot = |slot: &BoundSlot| -> Vec<Filling> {
+            outputs.iter().map(|&position| poisoned(slot.tensors[position])).collect()
+        };
+        gpu.fill_all(&slots.iter().flat_map(of_slot).collect::<Vec<_>>())
     }
 
     /// The bytes of a slot's output, or of its outputs one after the other.
@@ -512,22 +537,17 @@ fn place<G: Gpu>(
     Ok(addresses.chunks(tensors.len()).map(place).collect())
 }
 
-/// Fills the inputs of a slot and poisons its output.
-fn fill<G: Gpu>(
-    gpu: &mut G,
-    tensors: &[PlacedTensor],
-    slot: usize,
-    seed: u64,
-) -> Result<(), G::Error> {
-    for (position, PlacedTensor { tensor, address }) in tensors.iter().enumerate() {
-        match tensor.role {
-            Role::Input => gpu.fill(tensor, *address, Key::new(seed, slot, position))?,
-            Role::Output | Role::Update | Role::Witness => {
-                gpu.poison(*address, tensor.bytes())?;
-            }
-        }
-    }
-    Ok(())
+/// What the tensors of all slots are to hold: inputs what is drawn for them, others nothing.
+fn fillings(slots: &[Vec<PlacedTensor>], seed: u64) -> Vec<Filling> {
+    let of_slot = |(slot, tensors): (usize, &Vec<PlacedTensor>)| -> Vec<Filling> {
+        let of_tensor = |(position, placed): (usize, &PlacedTensor)| {
+            let is_input = placed.tensor.role == Role::Input;
+            let key = is_input.then(|| Key::new(seed, slot, position));
+            Filling { placed: *placed, key }
+        };
+        tensors.iter().enumerate().map(of_tensor).collect()
+    };
+    slots.iter().enumerate().flat_map(of_slot).collect()
 }
 
 #[cfg(test)]

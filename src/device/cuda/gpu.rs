@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::cublaslt;
 use super::driver::{self, Context, CudaStream, Function, LaunchShape, Properties};
+use super::fill::Filler;
 use super::nvml::Nvidia;
 use super::timing::{self, Functions, SpinParams, Stopwatch};
 
@@ -34,7 +35,7 @@ pub struct CudaDevice {
     pub(super) context: Rc<Context>,
     pub(super) stream: CudaStream,
     pub(super) stopwatch: Stopwatch,
-    pub(super) fill: Function,
+    pub(super) filler: Filler,
     pub(super) digest: Function,
     pub(super) empty: Function,
     pub(super) nvidia: Option<Nvidia>,
@@ -96,6 +97,7 @@ impl CudaDevice {
                 .map_err(|_| anyhow::anyhow!("no functions"))?;
         let stream = CudaStream::new(&context)?;
         context.reset_persisting_l2()?;
+        let filler = Filler::new(&context, fill)?;
         let functions = Functions { hold, read_clocks };
         let stopwatch = Stopwatch::new(&context, &stream, functions, target.sms)?;
         // See timing.rs on first launches.
@@ -133,7 +135,7 @@ impl CudaDevice {
             context,
             stream,
             stopwatch,
-            fill,
+            filler,
             digest,
             empty,
             nvidia: nvidia.ok(),

@@ -4,6 +4,7 @@
 mod cublaslt;
 mod device;
 mod driver;
+mod fill;
 mod gpu;
 mod nvml;
 mod prepared;

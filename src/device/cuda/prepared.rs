@@ -12,14 +12,17 @@ use super::cublaslt::{self, VendorProduct};
 use super::driver::{
     self, Buffer, DriverError, Function, Graph, HostBuffer, HostCopy, LaunchShape,
 };
+use super::fill::{Batch, FillFormat};
 use super::gpu::{CudaDevice, Loaded};
 use super::queue::{MAX_HELD, RowQueue, Stretch};
-use crate::data::{Key, largest_scale};
-use crate::device::executor::{Executor, Gpu, MemoryPart, PlacedCopy, PlacedTensor};
+use crate::data::Key;
+use crate::device::executor::{
+    Executor, Filling, Gpu, MemoryPart, PlacedCopy, PlacedTensor,
+};
 use crate::device::{
     KernelFacts, LaunchError, Layout, PrepareError, Prepared, Refusal, Timing,
 };
-use crate::format::{DType, MemoryPlace, Role, Tensor, TensorFormat};
+use crate::format::{MemoryPlace, Role};
 use crate::kernel::{EncodedTensorMap, Launch, ParamBytes, Plan, PlannedLaunch};
 use crate::op::Problem;
 use crate::point::LaunchMode;
@@ -132,21 +135,25 @@ impl Gpu for CudaGpu<'_> {
 
     /// On the GPU, except what lies on the host, and page tables and some small formats,
     /// which the host draws.
-    fn fill(&mut self, tensor: &Tensor, address: u64, key: Key) -> driver::Result<()> {
-        let on_gpu =
-            FillFormat::of(tensor.format).filter(|_| tensor.place == MemoryPlace::Device);
-        let Some(format) = on_gpu else {
-            let mut bytes = vec![0; tensor.bytes() as usize];
-            key.fill(tensor.format, &mut bytes);
-            return self.upload(address, &bytes);
-        };
-        // Tensors are padded, so that the last draw may write beyond the end.
-        let draws = tensor.bytes().div_ceil(8);
-        let params =
-            ParamBytes::of(&FillParams { key: key.raw(), to: address, draws, format });
-        let blocks = draws.div_ceil(256).clamp(1, 16_384) as u32;
-        let shape = LaunchShape { block: [256, 1, 1], ..LaunchShape::warps(blocks) };
-        self.device.stream.launch(&self.device.fill, &shape, &[params])
+    fn fill_all(&mut self, fillings: &[Filling]) -> driver::Result<()> {
+        let mut batch = Batch::default();
+        for Filling { placed: PlacedTensor { tensor, address }, key } in fillings {
+            let (address, bytes) = (*address, tensor.bytes());
+            if batch.is_full_for(tensor) {
+                self.device.filler.flush(&self.device.stream, &mut batch)?;
+            }
+            let is_here = tensor.place == MemoryPlace::Device;
+            match (key, FillFormat::of(tensor.format)) {
+                (None, _) if is_here => batch.poison(address, bytes),
+                (Some(key), Some(format)) if is_here => {
+                    batch.draw(address, bytes, *key, format);
+                }
+                (Some(key), None) if is_here && batch.stage(address, tensor, *key) => {}
+                (Some(key), _) => self.fill(tensor, address, *key)?,
+                (None, _) => self.poison(address, bytes)?,
+            }
+        }
+        self.device.filler.flush(&self.device.stream, &mut batch)
     }
 
     fn copy(&mut self, copies: &[PlacedCopy]) -> driver::Result<()> {
@@ -196,16 +203,6 @@ impl Gpu for CudaGpu<'_> {
     }
 }
 
-/// `FillParams` of `kernels/device.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct FillParams {
-    key: u64,
-    to: u64,
-    draws: u64,
-    format: FillFormat,
-}
-
 /// `DigestParams` of `kernels/device.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -213,47 +210,6 @@ struct DigestParams {
     pairs: u64,
     sum: u64,
     count: u64,
-}
-
-/// A format by the code that `fill` knows it by, the widths of latent records, and the
-/// largest scale.
-#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-#[repr(C)]
-struct FillFormat {
-    code: u32,
-    latent_dim: u16,
-    rope_dim: u16,
-    largest: f32,
-    unused: u32,
-}
-
-impl FillFormat {
-    /// The code of a format that `fill` draws; `None` for those that the host draws.
-    const fn of(format: TensorFormat) -> Option<Self> {
-        let (mut latents, mut ropes) = (0, 0);
-        let code = match format {
-            TensorFormat::Words
-            | TensorFormat::Values(DType::Int8 | DType::Int4 | DType::Fp4E2m1) => 0,
-            TensorFormat::Values(DType::F32) => 1,
-            TensorFormat::Values(DType::Tf32) => 7,
-            TensorFormat::Values(DType::Bf16) => 2,
-            TensorFormat::Values(DType::F16) => 3,
-            TensorFormat::Values(DType::Fp8E4m3) => 4,
-            TensorFormat::LatentRecords { latent_dim, rope_dim } => {
-                (latents, ropes) = (latent_dim as u16, rope_dim as u16);
-                5
-            }
-            TensorFormat::Scales(_) | TensorFormat::InverseScales(_) => 6,
-            TensorFormat::HalfScales(_) => 8,
-            TensorFormat::Values(DType::Fp8E5m2 | DType::F64)
-            | TensorFormat::PageTable
-            | TensorFormat::Gains(_)
-            | TensorFormat::PowerScales(_)
-            | TensorFormat::ByteScales(_) => return None,
-        };
-        let largest = largest_scale(format);
-        Some(FillFormat { code, latent_dim: latents, rope_dim: ropes, largest, unused: 0 })
-    }
 }
 
 /// What runs a problem in a slot.
