@@ -174,6 +174,7 @@ impl CampaignSummary {
             check_s: sum(|row| row.check_s),
             warmup_s: sum(|row| row.warmup_s),
             sample_s: sum(|row| row.sample_s),
+            release_s: sum(|row| row.release_s),
         };
     }
 
@@ -613,6 +614,7 @@ impl Runner<'_> {
 
     /// What is measured beside the sentinel.
     fn probe(&mut self, observer: &mut dyn Observer) -> Probes {
+        let began = Instant::now();
         let fixed = self.device.probe().unwrap_or_else(|why| {
             observer.note(&format!("an empty launch could not be probed: {why}"));
             FixedCosts::default()
@@ -621,7 +623,7 @@ impl Runner<'_> {
             observer.note(&format!("the compute probe did not run: {why}"));
             None
         });
-        Probes { fixed, compute_s }
+        Probes { fixed, compute_s, seconds: began.elapsed().as_secs_f64() }
     }
 
     /// Median seconds of a launch of the compute probe: whether the units do now what they
@@ -703,6 +705,7 @@ fn add(sum: &mut Durations, d: &Durations) {
     sum.check_s += d.check_s;
     sum.warmup_s += d.warmup_s;
     sum.sample_s += d.sample_s;
+    sum.release_s += d.release_s;
 }
 
 /// A seed that differs from run to run. It is recorded, so it need not be more.

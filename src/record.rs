@@ -333,6 +333,10 @@ pub struct RoundRow {
     pub memory_clock_hz: Option<f64>,
     /// What kept its clocks down meanwhile, as names with `+` between them.
     pub clock_limits: String,
+    /// What was measured beside it just before took so long.
+    pub probe_s: f64,
+    /// Giving its buffers back took so long.
+    pub release_s: f64,
 }
 
 impl RoundRow {

@@ -191,6 +191,8 @@ pub(super) struct Probes {
     pub fixed: FixedCosts,
     /// Median seconds of a launch of the compute probe.
     pub compute_s: Option<f64>,
+    /// How long that took.
+    pub seconds: f64,
 }
 
 /// How a round that heat slowed down says so.
@@ -364,6 +366,8 @@ impl RowAuthor<'_> {
             power_w: reports.telemetry.power_w,
             memory_clock_hz: reports.telemetry.memory_clock_hz,
             clock_limits: ClockLimit::spell(&reports.telemetry.clock_limits),
+            probe_s: circumstances.probes.seconds,
+            release_s: outcome.durations.release_s,
         })
     }
 

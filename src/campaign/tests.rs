@@ -311,7 +311,13 @@ fn overhead_is_what_is_neither_warm_up_nor_check_nor_sample() {
         resumed_rows: 0,
         rows_left: 0,
         total_s: 9.0,
-        durations: Durations { setup_s: 1.0, check_s: 2.0, warmup_s: 3.0, sample_s: 3.0 },
+        durations: Durations {
+            setup_s: 0.5,
+            check_s: 2.0,
+            warmup_s: 3.0,
+            sample_s: 3.0,
+            release_s: 0.5,
+        },
     };
     assert!((summary.overhead(1.0).unwrap() - 0.2).abs() < 1e-12);
 }

@@ -202,6 +202,8 @@ pub struct Durations {
     pub warmup_s: f64,
     /// Timed samples.
     pub sample_s: f64,
+    /// Giving buffers back.
+    pub release_s: f64,
 }
 
 /// What became of a point.
@@ -480,7 +482,7 @@ fn run(
     outcome.durations.warmup_s = tuning_s;
     outcome.durations.setup_s = began.elapsed().as_secs_f64() - tuning_s;
 
-    let mut bench = Bench {
+    let bench = Bench {
         prepared: &mut *prepared,
         rotation,
         next_slot: 0,
@@ -489,6 +491,22 @@ fn run(
         settled_hz,
         defers_checks,
     };
+    let result =
+        run_prepared(bench, (point, is_first), (settings, quantum_s), seed, outcome);
+    let ended = Instant::now();
+    drop(prepared);
+    outcome.durations.release_s = ended.elapsed().as_secs_f64();
+    result
+}
+
+/// The protocol from the first launch on.
+fn run_prepared(
+    mut bench: Bench<'_, '_>,
+    (point, is_first): (&Point, bool),
+    (settings, quantum_s): (&Settings, f64),
+    seed: u64,
+    outcome: &mut PointOutcome,
+) -> Result<(), PointEnd> {
     let launch_s = match is_first {
         true => bench.check_first_launch(&point.problem, seed, outcome)?,
         false => bench.launch(1)?.seconds,
