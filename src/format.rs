@@ -219,6 +219,8 @@ pub struct Tensor {
     pub elements: u64,
     /// Which memory it lies in.
     pub place: MemoryPlace,
+    /// Whether it holds weights: no launch of a model writes them.
+    pub is_weights: bool,
 }
 
 impl Tensor {
@@ -229,7 +231,13 @@ impl Tensor {
         format: TensorFormat,
         elements: u64,
     ) -> Self {
-        Tensor { name, role, format, elements, place: MemoryPlace::Device }
+        let place = MemoryPlace::Device;
+        Tensor { name, role, format, elements, place, is_weights: false }
+    }
+
+    /// The same tensor, which holds weights.
+    pub const fn of_weights(self) -> Self {
+        Tensor { is_weights: true, ..self }
     }
 
     /// The same tensor in the memory of the host.

@@ -959,6 +959,59 @@ fn own_shares_stay_with_their_blocks() {
     assert!(reads_end("shared", |_| 0) && reads_end("shared", |all| all - 1));
 }
 
+/// Every kernel whose launches may overlap, in each configuration in which they do: it is
+/// right as it is, and without its wait something is read or written too early.
+#[test]
+fn launches_that_overlap_wait_for_the_one_before() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    const WAIT: &str = "griddepcontrol.wait;";
+    let device = hopper();
+    let plan = Suite::load("corners").unwrap().plan(&device).unwrap();
+    let smallest = |kernel: &'static Kernel, way: &'static Configuration| {
+        let mut problems: Vec<Problem> = plan
+            .points
+            .iter()
+            .map(|point| point.problem)
+            .filter(|problem| kernel.configure_as(problem, Arch::SM_90, way).is_ok())
+            .collect();
+        problems.sort_by_key(|problem| problem.work().flops() + problem.work().bytes());
+        problems.first().copied()
+    };
+    let overlaps = |way: &&Configuration| way.overlaps_launches();
+    let cases: Vec<(String, Problem)> = KERNELS
+        .iter()
+        .flat_map(|kernel| {
+            kernel.configurations().filter(overlaps).map(move |way| (kernel, way))
+        })
+        .map(|(kernel, way)| {
+            let name = format!("{}.{}", kernel.name, way.name);
+            let problem = smallest(kernel, way);
+            (
+                name.clone(),
+                problem.unwrap_or_else(|| panic!("corners have nothing for {name}")),
+            )
+        })
+        .collect();
+    assert!(cases.len() > 16, "{} cases", cases.len());
+    let fault = |(name, problem): &(String, Problem)| {
+        let mut device = hopper();
+        let ptx = device.ptx(problem, name).unwrap();
+        let mut run = |ptx: &str| {
+            device.replace_ptx(problem, name, ptx).unwrap();
+            device.count(problem, name, SEED).err().map(|why| why.to_string())
+        };
+        let right = run(&ptx);
+        let early = run(&ptx.replace(WAIT, "")).unwrap_or_default();
+        let is_noticed = ptx.contains(WAIT) && early.contains("BeforeWait");
+        (right.is_some() || !is_noticed)
+            .then(|| format!("{problem} by {name}: {right:?}, {early}"))
+    };
+    let faults: Vec<String> = cases.par_iter().filter_map(fault).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 /// A kernel that declares another parameter than its host half passes is not launched:
 /// its threads would read what is not there, or leave out what is.
 #[test]

@@ -13,6 +13,8 @@ pub enum FindingKind {
     Misaligned,
     /// An access to memory that was freed.
     UseAfterFree,
+    /// An access that does not wait for the launch before, which may still write there.
+    BeforeWait,
     /// A never-written value became an address, a branch or a store.
     Uninitialised,
     /// Two accesses to shared memory that nothing orders.

@@ -41,6 +41,8 @@ pub struct Module {
 struct ModuleVariable {
     name: String,
     bytes: u64,
+    /// Whether no launch writes to it.
+    settled: bool,
     init: Vec<u8>,
     /// Addresses among its initial values: place, what is pointed to, what is added.
     pointers: Vec<(u64, PointsTo, i64)>,
@@ -173,7 +175,11 @@ impl Module {
                 addresses.push(0);
                 continue;
             }
-            addresses.push(memory.alloc(variable.bytes, &variable.name));
+            let address = memory.alloc(variable.bytes, &variable.name);
+            if variable.settled {
+                memory.settle(address);
+            }
+            addresses.push(address);
         }
         for (variable, &address) in self.variables.iter().zip(&addresses) {
             let mut bytes = variable.init.clone();
@@ -251,6 +257,7 @@ impl Module {
             cluster,
             dynamic_shared: launch.shared_bytes,
             grid_barrier,
+            overlaps_previous: launch.overlaps_previous,
             clock: launch.clock,
             symbols,
             options: launch.options,
@@ -323,6 +330,7 @@ fn variable_of(
     Ok(ModuleVariable {
         name: variable.name.to_owned(),
         bytes: if global { variable.bytes } else { 0 },
+        settled: variable.space == VariableSpace::Const,
         init: variable.init.clone(),
         pointers,
     })

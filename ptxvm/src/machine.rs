@@ -36,6 +36,8 @@ pub(crate) struct Run<'l> {
     pub dynamic_shared: u32,
     /// Where a cooperative launch has its grid barrier, or 0.
     pub grid_barrier: u64,
+    /// Whether the launch before may still be running when it begins.
+    pub overlaps_previous: bool,
     /// What the clocks begin at.
     pub clock: u64,
     pub symbols: Vec<u64>,
@@ -152,6 +154,8 @@ pub(crate) struct Machine<'l> {
     pub landed: u32,
     /// The allocation of the last access.
     pub last_allocation: usize,
+    /// Whether the launch before may still be running.
+    pub early: bool,
 }
 
 impl<'l> Machine<'l> {

@@ -159,6 +159,8 @@ pub(crate) struct Allocation {
     pub bytes: u64,
     pub name: String,
     pub live: bool,
+    /// Whether no launch writes to it.
+    pub settled: bool,
     pages: Vec<OnceLock<Box<Page>>>,
     /// What pages begin with that were not made yet, in order.
     changes: Vec<Change>,
@@ -193,7 +195,7 @@ impl Allocation {
     fn new(base: u64, bytes: u64, name: &str) -> Self {
         let pages = (0..bytes.div_ceil(PAGE_BYTES)).map(|_| OnceLock::new()).collect();
         let name = name.to_owned();
-        Self { base, bytes, name, live: true, pages, changes: Vec::new() }
+        Self { base, bytes, name, live: true, settled: false, pages, changes: Vec::new() }
     }
 
     /// Its bytes that can be reached: none after it was freed.
@@ -302,6 +304,16 @@ impl Memory {
         self.next = (base + bytes + GAP).next_multiple_of(ALIGN.max(GAP));
         self.allocations.push(Allocation::new(base, bytes, name));
         base
+    }
+
+    /// Declares that no launch writes to an allocation, so that those which overlap the launch
+    /// before may read it at once ([`crate::Launch::overlaps_previous`]).
+    ///
+    /// # Panics
+    /// If nothing is allocated at `address`.
+    pub fn settle(&mut self, address: Address) {
+        let found = self.allocations.iter_mut().find(|a| a.base == address && a.live);
+        found.expect("an address that was allocated").settled = true;
     }
 
     /// Frees an allocation. Its addresses are not used again.

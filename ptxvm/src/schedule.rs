@@ -197,6 +197,7 @@ impl<'l> Active<'l> {
             progress: 0,
             landed: 0,
             last_allocation: 0,
+            early: run.overlaps_previous,
         };
         Self { machine, warps, idle: 0, seen: u64::MAX, head_start: 0 }
     }

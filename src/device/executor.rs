@@ -96,6 +96,12 @@ pub trait Gpu {
         })
     }
 
+    /// Learns that no launch writes to a part that [`Gpu::allocate`] gave out, so that launches
+    /// which overlap the one before them may read it at once.
+    fn settle(&mut self, address: u64) {
+        let _ = address;
+    }
+
     /// Makes copies between the memory of the host and that of the device, or queues them
     /// after what is queued: those of both directions at the same time. What is queued
     /// later begins when all are done. Where [`PlacedCopy::waits_for_host`], the device may
@@ -287,6 +293,8 @@ impl<G: Gpu> Executor<G> {
         let scratch = scratch.collect::<Result<Vec<u64>, _>>()?;
         let placed = place(&mut gpu, problem, &tensors, slots)?;
         gpu.fill_all(&fillings(&placed, seed)).map_err(failed)?;
+        let weights = placed.iter().flatten().filter(|placed| placed.tensor.is_weights);
+        weights.for_each(|placed| gpu.settle(placed.address));
         let mut bound = Vec::with_capacity(slots);
         for (slot, tensors) in placed.into_iter().enumerate() {
             let addresses = tensors.iter().map(|t| (t.tensor.name, t.address));
@@ -509,6 +517,9 @@ fn make_scratch<G: Gpu>(
         Content::Bytes(bytes) => gpu.upload(address, bytes),
     };
     made.map_err(|error| failure(problem, error))?;
+    if matches!(scratch.content, Content::Bytes(_)) {
+        gpu.settle(address);
+    }
     Ok(address)
 }
 

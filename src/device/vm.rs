@@ -532,6 +532,10 @@ impl Gpu for VirtualGpu {
         Ok(())
     }
 
+    fn settle(&mut self, address: u64) {
+        self.memory.settle(address);
+    }
+
     fn copy(&mut self, copies: &[PlacedCopy]) -> Result<(), LaunchError> {
         for copy in copies {
             let (from, to) = match copy.direction {
@@ -581,6 +585,7 @@ impl Gpu for VirtualGpu {
             block: launch.block,
             cluster: launch.cluster,
             shared_bytes: launch.shared_bytes,
+            overlaps_previous: launch.overlaps_previous,
             dynamic_shared_limit: Some(launch.shared_bytes),
             params: params.bytes.clone(),
             seed: self.launched,

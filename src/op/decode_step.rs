@@ -287,17 +287,18 @@ impl Operation for DecodeStep {
         let input =
             |name, format, elements| Tensor::new(name, Role::Input, format, elements);
         let values = TensorFormat::Values(dtype);
-        let weights = |name, n: u64, k: u64| input(name, values, layers * n * k);
+        let constant = |name, format, elements| input(name, format, elements).of_weights();
+        let weights = |name, n: u64, k: u64| constant(name, values, layers * n * k);
         let cache = layers * self.cache_elements();
         let mut tensors = vec![
             input("tokens", TensorFormat::Words, batch),
-            input("embedding", values, vocab * hidden),
-            input("norm_weights", TensorFormat::Gains(dtype), (2 * layers + 1) * hidden),
+            constant("embedding", values, vocab * hidden),
+            constant("norm_weights", TensorFormat::Gains(dtype), (2 * layers + 1) * hidden),
             weights("w_qkv", self.qkv_width(), hidden),
             weights("w_output", hidden, self.q_width()),
             weights("w_gate_up", 2 * intermediate, hidden),
             weights("w_down", hidden, intermediate),
-            input("w_head", values, vocab * hidden),
+            constant("w_head", values, vocab * hidden),
             input("k_cache", values, cache),
             input("v_cache", values, cache),
         ];

@@ -169,7 +169,8 @@ impl Operation for Gemm {
         let Gemm { m, n, k, dtype, w_dtype, a_dtype } = *self;
         let format = TensorFormat::Values(dtype);
         let mut tensors = matrix_tensors(&A, a_dtype, 1, (m, k));
-        tensors.extend(matrix_tensors(&B, w_dtype, 1, (n, k)));
+        let weights = matrix_tensors(&B, w_dtype, 1, (n, k));
+        tensors.extend(weights.into_iter().map(Tensor::of_weights));
         tensors.push(Tensor::new("c", Role::Output, format, m * n));
         tensors
     }

@@ -495,7 +495,8 @@ impl Operation for MoeGemm {
         let MoeGemm { experts, n, k, w_dtype, .. } = *self;
         let format = TensorFormat::Values(self.dtype);
         let mut tensors = matrix_tensors(&X, self.a_dtype, 1, (self.input_places(), k));
-        tensors.extend(matrix_tensors(&W, w_dtype, experts, (n, k)));
+        let weights = matrix_tensors(&W, w_dtype, experts, (n, k));
+        tensors.extend(weights.into_iter().map(Tensor::of_weights));
         let role = match self.row_order {
             RowOrder::Scattered | RowOrder::Contiguous => Role::Output,
             RowOrder::Masked => Role::Update,

@@ -86,8 +86,15 @@ impl<'a> Decoder<'_, 'a> {
                 self.push(Op::SetMaxRegisters { count, more }, Class::Control);
                 Ok(())
             }
-            "griddepcontrol" | "pmevent" => {
-                self.parts.any(&["launch_dependents", "wait"]);
+            "griddepcontrol" => {
+                let waits = self.parts.any(&["launch_dependents", "wait"]) == Some("wait");
+                self.push(
+                    if waits { Op::WaitForPrevious } else { Op::Nop },
+                    Class::Control,
+                );
+                Ok(())
+            }
+            "pmevent" => {
                 self.push(Op::Nop, Class::Control);
                 Ok(())
             }

@@ -94,6 +94,9 @@ pub(crate) fn global(
     address: u64,
     bytes: u64,
 ) -> Step<(usize, u64)> {
+    if m.early {
+        return early_global(warp, m, (pc, lane), address, bytes);
+    }
     if let Some(last) = m.run.memory.allocations.get(m.last_allocation)
         && last.live
         && address >= last.base
@@ -111,6 +114,32 @@ pub(crate) fn global(
             m.stop_at(missing.kind, warp, pc, lane, place, missing.detail)
         }
     }
+}
+
+/// The same before the launch before is waited for: of memory that no launch writes.
+#[cold]
+fn early_global(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    address: u64,
+    bytes: u64,
+) -> Step<(usize, u64)> {
+    m.early = false;
+    let place = global(warp, m, (pc, lane), address, bytes);
+    m.early = true;
+    let (index, offset) = place?;
+    let allocation = &m.run.memory.allocations[index];
+    if allocation.settled {
+        return Ok((index, offset));
+    }
+    let detail = format!(
+        "{bytes} bytes at offset {offset} of {}, which the launch before may still access: no \
+         thread has waited for it (griddepcontrol.wait)",
+        allocation.name
+    );
+    let place = (address, Some(allocation.name.clone()));
+    m.stop_at(FindingKind::BeforeWait, warp, pc, lane, place, detail)
 }
 
 /// Checks an access to shared memory and gives its place.

@@ -41,6 +41,7 @@ impl Effect {
             Op::Alu(..)
             | Op::Convert(_)
             | Op::Nop
+            | Op::WaitForPrevious
             | Op::Branch { .. }
             | Op::BranchIndex { .. }
             | Op::Clock { .. }

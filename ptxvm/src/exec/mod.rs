@@ -318,6 +318,7 @@ fn dispatch(
         Op::Alu(wide, args) => wide(&mut warp.regs, args, active),
         Op::Convert(conversion) => conversion.run(&mut warp.regs, active),
         Op::Nop => {}
+        Op::WaitForPrevious => m.early = false,
         Op::SetMaxRegisters { count, more } => {
             return Ok(registers::set(warp, m, (*count, *more), active, pc));
         }

@@ -82,7 +82,8 @@ impl Runs {
     }
 
     /// The runs of the lanes' addresses. None where one of them is not global, not aligned
-    /// or not allocated: then lane by lane is the way, up to the one that faults.
+    /// or not allocated, or where the launch before may still run: then lane by lane is the
+    /// way, up to the one that faults.
     pub(crate) fn find(
         warp: &Warp,
         m: &mut Machine<'_>,
@@ -91,7 +92,7 @@ impl Runs {
         active: u32,
     ) -> Option<Self> {
         let is_global = matches!(space, Space::Global | Space::Generic);
-        if !is_global || !each.is_power_of_two() {
+        if !is_global || !each.is_power_of_two() || m.early {
             return None;
         }
         let mut runs = Self { shares: is_load, ..Self::new(each) };

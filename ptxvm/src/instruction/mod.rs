@@ -50,6 +50,8 @@ pub(crate) enum Op {
     Alu(Wide, Args),
     Convert(Box<Conversion>),
     Nop,
+    /// `griddepcontrol.wait`: the launch before is over from here on.
+    WaitForPrevious,
     Branch {
         target: u32,
     },

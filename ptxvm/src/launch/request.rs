@@ -26,6 +26,11 @@ pub struct Launch<'a> {
     /// Whether all blocks run at once, so that the grid can have a barrier
     /// (`cuLaunchCooperativeKernel`).
     pub cooperative: bool,
+    /// Whether it may begin while the launch before it ends (programmatic dependent launch):
+    /// until a thread of a block, or of its cluster, has waited for that one
+    /// (`griddepcontrol.wait`), they access only memory that no launch writes
+    /// ([`crate::Memory::settle`]).
+    pub overlaps_previous: bool,
     /// Registers of a thread, as the assembler reports them, if they are known.
     pub registers: Option<u32>,
     /// The device's architecture, such as `sm_90`; without it, that of the module.
@@ -58,6 +63,7 @@ impl<'a> Launch<'a> {
             dynamic_shared_limit: None,
             non_portable_cluster: false,
             cooperative: false,
+            overlaps_previous: false,
             registers: None,
             device: None,
             params: Vec::new(),

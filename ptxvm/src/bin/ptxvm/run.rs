@@ -81,6 +81,9 @@ fn one(
         if let Some(contents) = buffer::initial(spec, name, buffer)? {
             memory.write(address, &contents);
         }
+        if buffer.settled {
+            memory.settle(address);
+        }
         addresses.insert(name.as_str(), address);
     }
     let default = Options::default();
@@ -92,6 +95,7 @@ fn one(
         dynamic_shared_limit: spec.shared_limit,
         non_portable_cluster: spec.non_portable_cluster,
         cooperative: spec.cooperative,
+        overlaps_previous: spec.overlaps_previous,
         registers: spec.registers,
         device: spec.device.as_deref(),
         params: params(module, spec, entry, &addresses)?,

@@ -40,6 +40,9 @@ pub struct Spec {
     /// Whether the launch is cooperative.
     #[serde(default)]
     pub cooperative: bool,
+    /// Whether the launch may begin while the one before it ends.
+    #[serde(default)]
+    pub overlaps_previous: bool,
     /// Registers of a thread, as the assembler says.
     pub registers: Option<u32>,
     /// The device's architecture.
@@ -123,6 +126,9 @@ pub struct Buffer {
     pub shape: Vec<u64>,
     #[serde(default)]
     pub init: Init,
+    /// Whether no launch writes to it.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// What a buffer begins with.
