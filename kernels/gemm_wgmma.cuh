@@ -326,30 +326,67 @@ struct Way {
 
 // --- The warp that loads -----------------------------------------------------------
 
+// Where a step of A and of B is copied to, and from.
+struct Step {
+  u32 stage;  // address
+  u32 full;   // barrier
+  u32 x;      // first column
+
+  DEVICE Step(Ring &ring, const Slot &slot, u32 step)
+      : stage(stage_address(slot.stage)),
+        full(shared_address(&ring.full[slot.stage])),
+        x(step * STEP_K) {}
+
+  DEVICE void copy_a(const TensorMap &a, const Work &work) const {
+    const u32 half = SHARES_A ? rank_in_cluster() * A_BOX_ROWS : 0;
+    if (SHARES_A && CLUSTER > 1)
+      cp_async_bulk_tensor_2d_multicast(stage + half * ROW_BYTES, a, x, work.a_row + half, full,
+                                        ALL_BLOCKS);
+    else
+      cp_async_bulk_tensor_2d_load(stage, a, x, work.a_row, full);
+  }
+
+  DEVICE void copy_b(const TensorMap &b, const Work &work) const {
+    const u32 half = SHARES_A ? 0 : rank_in_cluster() * B_BOX_ROWS;
+    if (!SHARES_A && CLUSTER > 1)
+      cp_async_bulk_tensor_2d_multicast(stage + A_BYTES + half * ROW_BYTES, b, x,
+                                        work.b_row + half, full, ALL_BLOCKS);
+    else
+      cp_async_bulk_tensor_2d_load(stage + A_BYTES, b, x, work.b_row, full);
+  }
+};
+
+// Run by one of its threads: fills the empty ring with the first steps, B, which is weights,
+// before the launch before has ended. Returns how many steps.
+DEVICE u32 load_ahead(const TensorMap &a, const TensorMap &b, Ring &ring, const Work &work,
+                      Slot &slot) {
+  const u32 steps = min_of<u32>(work.steps, STAGES);
+  for (u32 i = 0; i < steps; ++i) {
+    const Step step(ring, {i, 0}, work.first_step + i);
+    mbarrier_arrive_expect_tx(step.full, STAGE_BYTES);
+    step.copy_b(b, work);
+  }
+  overlap_after_weights();
+  for (u32 i = 0; i < steps; ++i, slot.advance())
+    Step(ring, slot, work.first_step + i).copy_a(a, work);
+  return steps;
+}
+
 // Run by one of its threads: loads the steps of all work as soon as there is room.
 template <typename Way>
 DEVICE void load_all(const TensorMap &a, const TensorMap &b, Ring &ring, Way way) {
-  const u32 rank = rank_in_cluster();
   Slot slot;
-  for (Work work; way.template next<false>(work);) {
+  bool is_first = FETCHES_AHEAD;
+  for (Work work; way.template next<false>(work); is_first = false) {
     const u32 end = work.first_step + work.steps;
-    for (u32 step = work.first_step; step < end; ++step, slot.advance()) {
+    u32 number = work.first_step;
+    if (FETCHES_AHEAD && is_first) number += load_ahead(a, b, ring, work, slot);
+    for (; number < end; ++number, slot.advance()) {
       wait(shared_address(&ring.empty[slot.stage]), slot.parity ^ 1);
-      const u32 full = shared_address(&ring.full[slot.stage]);
-      mbarrier_arrive_expect_tx(full, STAGE_BYTES);
-      const u32 to_a = stage_address(slot.stage), to_b = to_a + A_BYTES, x = step * STEP_K;
-      const u32 half_a = SHARES_A ? rank * A_BOX_ROWS : 0;
-      const u32 half_b = SHARES_A ? 0 : rank * B_BOX_ROWS;
-      if (SHARES_A && CLUSTER > 1)
-        cp_async_bulk_tensor_2d_multicast(to_a + half_a * ROW_BYTES, a, x, work.a_row + half_a,
-                                          full, ALL_BLOCKS);
-      else
-        cp_async_bulk_tensor_2d_load(to_a, a, x, work.a_row, full);
-      if (!SHARES_A && CLUSTER > 1)
-        cp_async_bulk_tensor_2d_multicast(to_b + half_b * ROW_BYTES, b, x, work.b_row + half_b,
-                                          full, ALL_BLOCKS);
-      else
-        cp_async_bulk_tensor_2d_load(to_b, b, x, work.b_row, full);
+      const Step step(ring, slot, number);
+      mbarrier_arrive_expect_tx(step.full, STAGE_BYTES);
+      step.copy_a(a, work);
+      step.copy_b(b, work);
     }
   }
 }
@@ -918,8 +955,10 @@ DEVICE void multiply_tiles(const Matrices &matrices, const Schedule &schedule,
     }
 #if DYNAMIC
     // Another warp, so that no load waits for a ticket.
-    if (threadIdx.x == MULTIPLYING + WARP)
+    if (threadIdx.x == MULTIPLYING + WARP) {
+      overlap_after_weights();
       while (taker.more) taker.next();
+    }
 #endif
     __syncwarp();
 #endif

@@ -165,7 +165,10 @@ KERNEL(THREADS, BLOCKS_PER_SM) gemv(const __grid_constant__ Params p) {
     for (u32 i = 0; i < DEPTH; ++i)
       if (group + i * WARPS < groups) load_group(weights[i], from + i * WARPS * GROUP_BYTES);
     stage_scales(p, scales, line);
-    if (line == blockIdx.x) stage_activations(p);
+    if (line == blockIdx.x) {
+      overlap_after_weights();
+      stage_activations(p);
+    }
     cp_async_wait_group<0>();
     __syncthreads();
 
@@ -315,6 +318,7 @@ KERNEL(THREADS, BLOCKS_PER_SM) gemv(const __grid_constant__ Params p) {
                                    : 1;
     }
     if (row == first) {
+      overlap_after_weights();
       stage_activations(p);
       cp_async_wait_group<0>();
       __syncthreads();

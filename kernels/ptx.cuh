@@ -6,15 +6,33 @@
 
 // --- Launches --------------------------------------------------------------
 
-// The first statement of a kernel whose launches may begin while the one before them ends:
-// waits until that one is done and its writes are seen, then lets the next one begin. In this
-// order no more than two launches are on the GPU at once, so that what a launch reads with
-// .nc was written before it began or by the one that it waited for, and no L1 has it as it
-// was before.
-DEVICE void overlap_previous() {
-#ifdef OVERLAP
+// Waits until the launch before is done and its writes are seen, then lets the next one
+// begin. In this order no more than two launches are on the GPU at once, so that what a launch
+// reads with .nc was written before it began or by the one that it waited for, and no L1 has
+// it as it was before.
+DEVICE void wait_for_previous() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;");
+}
+
+// Whether weights, which no launch writes, are fetched before that.
+#ifdef WEIGHTS_AHEAD
+constexpr bool FETCHES_AHEAD = true;
+#else
+constexpr bool FETCHES_AHEAD = false;
+#endif
+
+// The first statement of a kernel whose launches may begin while the one before them ends.
+DEVICE void overlap_previous() {
+#ifdef OVERLAP
+  if (!FETCHES_AHEAD) wait_for_previous();
+#endif
+}
+
+// Behind the first weights that are fetched, and before anything else is read or written.
+DEVICE void overlap_after_weights() {
+#ifdef OVERLAP
+  if (FETCHES_AHEAD) wait_for_previous();
 #endif
 }
 

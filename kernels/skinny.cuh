@@ -233,6 +233,20 @@ struct Loader {
   }
 };
 
+// Fetches the weights that a block's ring holds first into L2, before the launch before has
+// ended: one copy for each line.
+template <typename Tokens>
+DEVICE void fetch_ahead(const Matrices &p, const Split &split, const Tokens &of) {
+  const u32 row = split.head * TILE_ROWS, lines = min_of(TILE_ROWS, p.n - row) / LINE_ROWS;
+  const u64 line_bytes = u64(p.k) * LINE_BYTES_PER_COLUMN;
+  const u8 *from = p.weights +
+                   (u64(of.expert()) * (p.n / LINE_ROWS) + row / LINE_ROWS) * line_bytes +
+                   split.first_token * LINE_BYTES_PER_COLUMN;
+  const u32 bytes = min_of((STAGES - 1) * COLUMNS_AT_ONCE, split.tokens) * LINE_BYTES_PER_COLUMN;
+  for (u32 i = threadIdx.x; i < lines; i += THREADS)
+    cp_async_bulk_prefetch(from + i * line_bytes, bytes);
+}
+
 // --- Products --------------------------------------------------------------
 
 // The left operands of half a stage.
@@ -398,6 +412,8 @@ DEVICE void multiply_splits(const Matrices &p, u32 block, TokensOf tokens_of) {
   // Aligned, since one bit of the address tells the halves of a line apart.
   extern __shared__ __align__(256) u8 ring[];
   const Split first = load_split(p.work, block);
+  if (FETCHES_AHEAD) fetch_ahead(p, first, tokens_of(first));
+  overlap_after_weights();
   Loader<decltype(tokens_of(first))> loader(p);
   loader.enter(first, tokens_of(first));
   u32 fill = 0, drain = 0;

@@ -22,8 +22,17 @@ impl Configuration {
     pub const PROGRAMMATIC: Configuration =
         Configuration::new("programmatic", &[(Configuration::OVERLAPS, 1)]);
 
-    /// The parameter that says so.
+    /// The same, and the first weights are fetched before the launch before is done, as
+    /// engines do where layers follow each other: no launch writes weights. Everything else
+    /// waits.
+    pub const WEIGHTS_AHEAD: Configuration = Configuration::new(
+        "weights_ahead",
+        &[(Configuration::OVERLAPS, 1), (Configuration::AHEAD, 1)],
+    );
+
+    /// The parameters that say so.
     const OVERLAPS: &'static str = "programmatic";
+    const AHEAD: &'static str = "ahead";
 
     /// A configuration of these parameters.
     pub const fn new(
@@ -39,9 +48,19 @@ impl Configuration {
         named.map_or(default, |(_, value)| *value)
     }
 
+    /// Whether it says anything of a parameter.
+    pub fn names(&self, parameter: &str) -> bool {
+        self.parameters.iter().any(|(name, _)| *name == parameter)
+    }
+
     /// Whether launches of a row overlap, see [`Configuration::PROGRAMMATIC`].
     pub fn overlaps_launches(&self) -> bool {
         self.or(Configuration::OVERLAPS, 0) == 1
+    }
+
+    /// Whether weights are fetched early, see [`Configuration::WEIGHTS_AHEAD`].
+    pub fn fetches_ahead(&self) -> bool {
+        self.or(Configuration::AHEAD, 0) == 1
     }
 
     /// Whether it is the default.

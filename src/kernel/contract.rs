@@ -17,6 +17,9 @@ use crate::toolchain::{Arch, Defines, Target};
 /// themselves have it wherever the architecture knows it.
 pub(super) const OVERLAP: &str = "OVERLAP";
 
+/// The macro that lets such a kernel fetch weights before it waits.
+const WEIGHTS_AHEAD: &str = "WEIGHTS_AHEAD";
+
 /// The host half of a kernel, configured for a problem: all that is decided about it,
 /// once.
 pub(super) trait HostHalf: Sized + Send + Sync + 'static {
@@ -239,7 +242,10 @@ fn configure<H: HostHalf>(
         format!("architectures from sm_90 on, on which launches can overlap, not {arch}")
     })?;
     let half = H::configure(operation(kernel, problem)?, arch, configuration)?;
-    let (defines, is_fast) = (half.defines(), half.is_fast());
+    let (mut defines, is_fast) = (half.defines(), half.is_fast());
+    if configuration.fetches_ahead() {
+        defines = defines.with(WEIGHTS_AHEAD, 1);
+    }
     let plan = Arc::new(move |target: &Target| match half.plan(target) {
         plan if overlaps => plan.overlapping(),
         plan => plan,

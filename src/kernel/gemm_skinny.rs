@@ -124,7 +124,7 @@ impl Ring {
         let warps = choice.or("warps", warps);
         let blocks_per_sm = if warps == 8 { 1 } else { blocks_per_sm };
         let m_tiles = choice.or("m_tiles", M_TILES);
-        let column_warps = if choice.or("by_columns", 0) == 1 { warps } else { 1 };
+        let column_warps = if choice.or(BY_COLUMNS, 0) == 1 { warps } else { 1 };
         let rows = warps / column_warps * m_tiles * 16;
         let columns = column_warps * stage_columns(w_dtype) as u32;
         let weight_bytes = w_dtype.bytes_of(u64::from(rows * columns)) as u32;
@@ -158,7 +158,7 @@ impl Ring {
         arch: Arch,
         choice: &Configuration,
     ) -> Result<Self, Refusal> {
-        let by_columns = choice.or("by_columns", 0) == 1;
+        let by_columns = choice.or(BY_COLUMNS, 0) == 1;
         refuse_unless(!by_columns || m <= MAX_ROWS_BY_COLUMNS, || {
             format!(
                 "up to {MAX_ROWS_BY_COLUMNS} rows where warps divide columns, and each copies \
@@ -369,21 +369,23 @@ pub(super) struct SkinnyGemm {
     ring: Ring,
 }
 
+/// The parameter that every ring has: whether warps divide columns.
+const BY_COLUMNS: &str = "by_columns";
 /// Warps divide rows of weights, and wait for one another.
-const BY_ROWS: Configuration = Configuration::new("by_rows", &[("by_columns", 0)]);
+const BY_ROWS: Configuration = Configuration::new("by_rows", &[(BY_COLUMNS, 0)]);
 const RUNS_512: Configuration =
-    Configuration::new("runs_512", &[("by_columns", 1), ("warps", 4)]);
+    Configuration::new("runs_512", &[(BY_COLUMNS, 1), ("warps", 4)]);
 const RUNS_1024: Configuration =
-    Configuration::new("runs_1024", &[("by_columns", 1), ("warps", 8)]);
+    Configuration::new("runs_1024", &[(BY_COLUMNS, 1), ("warps", 8)]);
 const WARP_RINGS: Configuration =
-    Configuration::new("warp_rings", &[("by_columns", 1), ("warps", 4), ("warp_ring", 1)]);
+    Configuration::new("warp_rings", &[(BY_COLUMNS, 1), ("warps", 4), ("warp_ring", 1)]);
 const WARP_RINGS_1024: Configuration = Configuration::new(
     "warp_rings_1024",
-    &[("by_columns", 1), ("warps", 8), ("warp_ring", 1)],
+    &[(BY_COLUMNS, 1), ("warps", 8), ("warp_ring", 1)],
 );
 const WARP_RINGS_TALL: Configuration = Configuration::new(
     "warp_rings_tall",
-    &[("by_columns", 1), ("warps", 4), ("warp_ring", 1), ("m_tiles", 4)],
+    &[(BY_COLUMNS, 1), ("warps", 4), ("warp_ring", 1), ("m_tiles", 4)],
 );
 
 /// Rings other than those of [`BY_ROWS`]: warps divide columns, so that a stage has long runs of
@@ -425,6 +427,7 @@ impl HostHalf for SkinnyGemm {
         WARP_RINGS_1024,
         WARP_RINGS_TALL,
         Configuration::PROGRAMMATIC,
+        Configuration::WEIGHTS_AHEAD,
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
@@ -440,7 +443,8 @@ impl HostHalf for SkinnyGemm {
         })?;
         refuse_activations(p.m, p.k)?;
         let row_tiles = row_tiles(p);
-        let choice = if choice.is_default() { &usual(p, arch) } else { choice };
+        // One that only says how launches follow each other has the usual ring.
+        let choice = if choice.names(BY_COLUMNS) { choice } else { &usual(p, arch) };
         let ring = Ring::chosen((p.m, p.m.div_ceil(row_tiles)), w_dtype, arch, choice)?;
         Ok(SkinnyGemm { p: *p, formats, row_tiles, ring })
     }

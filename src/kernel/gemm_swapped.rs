@@ -409,6 +409,7 @@ impl HostHalf for SwappedGemm {
         Configuration::new("rotation_0", &[("rotation", 0)]),
         Configuration::new("multicast", &[("sharing", 2)]),
         Configuration::PROGRAMMATIC,
+        Configuration::WEIGHTS_AHEAD,
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {

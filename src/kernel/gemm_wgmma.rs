@@ -595,6 +595,7 @@ impl HostHalf for WgmmaGemm {
         Configuration::new("static", &[("dynamic", 0)]),
         Configuration::new("dynamic", &[("dynamic", 1)]),
         Configuration::PROGRAMMATIC,
+        Configuration::WEIGHTS_AHEAD,
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
@@ -615,6 +616,12 @@ impl HostHalf for WgmmaGemm {
                  w_dtype = {2}; use dtype = {0} for both",
                 p.dtype, p.a_dtype, p.w_dtype
             ))
+        })?;
+        let reads_scales_first = matches!(operands, Operands::Blocks);
+        refuse_unless(!(choice.fetches_ahead() && reads_scales_first), || {
+            "weights fetched ahead where activations have no scales of blocks, which all threads \
+             read first; use `programmatic`"
+                .to_owned()
         })?;
         refuse_unless(p.m >= LEAST_ROWS, || {
             let of_few = if p.dtype == DType::Tf32 { "gemm" } else { "gemm_skinny" };

@@ -76,6 +76,7 @@ impl HostHalf for Gemv {
         Configuration::new("deep", &[("loads", 16), ("blocks", 2)]),
         Configuration::new("staying", &[("stays", 1)]),
         Configuration::PROGRAMMATIC,
+        Configuration::WEIGHTS_AHEAD,
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {

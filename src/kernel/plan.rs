@@ -290,7 +290,7 @@ impl Scratch {
         Scratch { name, content: Content::Unset(bytes) }
     }
 
-    /// A buffer made on the host, such as a work list.
+    /// A buffer made on the host, such as a work list, which no launch writes.
     pub fn of<T: Pod>(name: &'static str, values: &[T]) -> Self {
         Scratch { name, content: Content::Bytes(bytemuck::cast_slice(values).to_vec()) }
     }

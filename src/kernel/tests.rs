@@ -413,6 +413,13 @@ fn kernels_whose_launches_may_overlap_wait_for_the_one_before() {
         let waiting = source.matches("\n  overlap_previous();\n").count();
         assert!(waiting > 0, "{}", kernel.name);
         assert_eq!(waiting, source.matches("\nKERNEL(").count(), "{}", kernel.name);
+        // That nothing else is read before is for the virtual machine to say.
+        if kernel.configurations().any(Configuration::fetches_ahead) {
+            let file = kernel.file().unwrap();
+            let mut texts = file.headers.iter().map(|(_, text)| *text).chain([file.text]);
+            let waits = |text: &str| text.contains(" overlap_after_weights();\n");
+            assert!(texts.any(waits), "{}", kernel.name);
+        }
         for problem in problems.iter().filter(|problem| problem.op() == kernel.op) {
             let of = |arch, choice| kernel.configure_as(problem, arch, choice);
             let Ok(found) = of(Arch::SM_90, programmatic) else { continue };
@@ -445,13 +452,17 @@ fn candidates_are_told_apart() {
     let others = ["by_rows", "runs_512", "runs_1024"];
     assert_eq!(
         rings(4096),
-        [&["default"], &others[..], &["warp_rings", "warp_rings_tall", "programmatic"]]
-            .concat()
+        [
+            &["default"],
+            &others[..],
+            &["warp_rings", "warp_rings_tall", "programmatic", "weights_ahead"]
+        ]
+        .concat()
     );
     let tall = [
         &["default"],
         &others[..],
-        &["warp_rings_1024", "warp_rings_tall", "programmatic"],
+        &["warp_rings_1024", "warp_rings_tall", "programmatic", "weights_ahead"],
     ]
     .concat();
     assert_eq!(rings(32768), tall);
