@@ -76,8 +76,6 @@ constexpr u32 SCALES_AT = X_AT + X_STAGES * X_PANEL_BYTES;
 constexpr u32 RINGS_BYTES = SCALES_AT + WEIGHT_STAGES * SCALE_BYTES;
 // Units by which weights are ahead of activations: as far as the rings allow.
 constexpr u32 LEAD = WEIGHT_STAGES - X_STAGES / PANELS;
-// Units of weights that are copied while the launch before ends: a ring of them.
-constexpr u32 UNITS_AHEAD = FETCHES_AHEAD ? WEIGHT_STAGES : 0;
 
 WGMMA(ELEMENT, TOKENS)
 typedef Wgmma<ELEMENT, TOKENS> Products;
@@ -262,12 +260,14 @@ DEVICE void load(const Params &p, Shared &shared, const Work &work) {
   Place<X_STAGES> x;
   Unit of_weights(work), of_x(work);
   const u32 units = work.end - work.first;
-  for (u32 i = 0; i < min_of(units, UNITS_AHEAD); ++i)
+  // A ring of them while the launch before ends. Other threads wait for the first activations
+  // before they write.
+  const u32 ahead = FETCHES_AHEAD ? min_of<u32>(units, WEIGHT_STAGES) : 0;
+  for (u32 i = 0; i < ahead; ++i)
     copy_weights(p, shared, work, of_weights.number, w), of_weights.next();
-  // Others wait for the first activations before they write.
   overlap_after_weights();
   for (u32 i = 0; i < units + LEAD; ++i) {
-    if (UNITS_AHEAD <= i && i < units)
+    if (ahead <= i && i < units)
       copy_weights(p, shared, work, of_weights.number, w), of_weights.next();
     if (i + 1 > LEAD) copy_activations(p, shared, work, of_x.number, x), of_x.next();
   }

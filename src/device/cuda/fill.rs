@@ -132,23 +132,18 @@ impl Batch {
         self.push(to, bytes, (0, FillFormat::ONES));
     }
 
-    /// A tensor that the host draws, if it is small enough to be staged.
-    pub fn stage(&mut self, to: u64, tensor: &Tensor, key: Key) -> bool {
-        let bytes = tensor.bytes() as usize;
-        if bytes > MOST_STAGED_BYTES {
-            return false;
-        }
-        let first = self.staged.len();
+    /// A tensor that the host draws; it [can be staged](can_be_staged).
+    pub fn stage(&mut self, to: u64, tensor: &Tensor, key: Key) {
+        let (first, bytes) = (self.staged.len(), tensor.bytes() as usize);
         self.push(to, tensor.bytes(), (first as u64, FillFormat::COPIED));
         self.staged.resize(first + bytes.next_multiple_of(DRAW_BYTES), 0);
         key.fill(tensor.format, &mut self.staged[first..first + bytes]);
-        true
     }
 
-    /// Whether a tensor like this one may be more than the table holds.
-    pub fn is_full_for(&self, tensor: &Tensor) -> bool {
-        self.jobs.len() == MOST_JOBS
-            || self.staged.len() + tensor.bytes() as usize > MOST_STAGED_BYTES
+    /// Whether there is room for one more, which so many bytes are staged for.
+    pub fn has_room(&self, staged_bytes: u64) -> bool {
+        self.jobs.len() < MOST_JOBS
+            && self.staged.len() as u64 + staged_bytes <= MOST_STAGED_BYTES as u64
     }
 
     /// Bytes of the table at an address, and its jobs by launch: the largest first, similar
@@ -171,6 +166,11 @@ impl Batch {
         }
         (table, launches)
     }
+}
+
+/// Whether a tensor that the host draws is small enough to be filled together with others.
+pub const fn can_be_staged(tensor: &Tensor) -> bool {
+    tensor.bytes() <= MOST_STAGED_BYTES as u64
 }
 
 /// Blocks for so many tensors, the largest of so many draws.
@@ -259,8 +259,8 @@ mod tests {
             for (at, &pages) in pages.iter().enumerate() {
                 let key = Key::new(3, at, 1);
                 let tensor = table_of(pages);
-                prop_assert!(!batch.is_full_for(&tensor));
-                prop_assert!(batch.stage((at as u64) << 20, &tensor, key));
+                prop_assert!(can_be_staged(&tensor) && batch.has_room(tensor.bytes()));
+                batch.stage((at as u64) << 20, &tensor, key);
                 let mut bytes = vec![0; tensor.bytes() as usize];
                 key.fill(tensor.format, &mut bytes);
                 drawn.push(((at as u64) << 20, bytes));
@@ -277,13 +277,14 @@ mod tests {
 
     #[test]
     fn what_is_too_large_to_be_staged_is_left_to_a_copy() {
-        let mut batch = Batch::default();
-        let key = Key::new(1, 0, 0);
         let most = MOST_STAGED_BYTES / 4;
-        assert!(batch.stage(0, &table_of(most), key));
-        assert!(batch.is_full_for(&table_of(1)));
-        assert!(!Batch::default().stage(0, &table_of(most + 1), key));
-        let (table, _) = batch.table(0);
-        assert!(table.len() <= TABLE_BYTES);
+        assert!(can_be_staged(&table_of(most)) && !can_be_staged(&table_of(most + 1)));
+        let mut batch = Batch::default();
+        batch.stage(0, &table_of(most), Key::new(1, 0, 0));
+        // What the GPU draws still has room.
+        assert!(batch.has_room(0) && !batch.has_room(4));
+        (1..MOST_JOBS).for_each(|_| batch.poison(0, 8));
+        assert!(!batch.has_room(0));
+        assert!(batch.table(0).0.len() <= TABLE_BYTES);
     }
 }

@@ -12,7 +12,7 @@ use super::cublaslt::{self, VendorProduct};
 use super::driver::{
     self, Buffer, DriverError, Function, Graph, HostBuffer, HostCopy, LaunchShape,
 };
-use super::fill::{Batch, FillFormat};
+use super::fill::{Batch, FillFormat, can_be_staged};
 use super::gpu::{CudaDevice, Loaded};
 use super::queue::{MAX_HELD, RowQueue, Stretch};
 use crate::data::Key;
@@ -139,16 +139,20 @@ impl Gpu for CudaGpu<'_> {
         let mut batch = Batch::default();
         for Filling { placed: PlacedTensor { tensor, address }, key } in fillings {
             let (address, bytes) = (*address, tensor.bytes());
-            if batch.is_full_for(tensor) {
+            let is_here = tensor.place == MemoryPlace::Device;
+            let format = FillFormat::of(tensor.format);
+            let is_staged = key.is_some() && format.is_none() && can_be_staged(tensor);
+            if !batch.has_room(if is_staged { bytes } else { 0 }) {
                 self.device.filler.flush(&self.device.stream, &mut batch)?;
             }
-            let is_here = tensor.place == MemoryPlace::Device;
-            match (key, FillFormat::of(tensor.format)) {
+            match (key, format) {
                 (None, _) if is_here => batch.poison(address, bytes),
                 (Some(key), Some(format)) if is_here => {
                     batch.draw(address, bytes, *key, format);
                 }
-                (Some(key), None) if is_here && batch.stage(address, tensor, *key) => {}
+                (Some(key), None) if is_here && is_staged => {
+                    batch.stage(address, tensor, *key);
+                }
                 (Some(key), _) => self.fill(tensor, address, *key)?,
                 (None, _) => self.poison(address, bytes)?,
             }
