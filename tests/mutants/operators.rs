@@ -279,10 +279,10 @@ fn bytes_of(s: &Statement) -> u64 {
     if is_any(s, &["cp", "ldmatrix", "stmatrix"]) { 16 } else { element * count }
 }
 
-/// The next place instead of this one.
+/// The next place instead of this one; of a tensor the next row, or head, or page.
 fn moved_on(s: &Statement, shared: bool) -> Vec<String> {
     let shared_of = |at: usize| match s.is("cp.async") {
-        true => (at == 0) == (s.is("cp.async.bulk.shared::cluster") || !is_bulk(s)),
+        true => (at == 0) == (is_to_shared(s) || !is_bulk(s)),
         false => s.opcode.contains(".shared"),
     };
     if !s.accesses_memory() {
@@ -293,12 +293,30 @@ fn moved_on(s: &Statement, shared: bool) -> Vec<String> {
         s.operands.iter().enumerate().take(2).filter(|(_, o)| o.starts_with('['));
     addresses
         .filter(|(at, _)| shared_of(*at) == shared)
-        .map(|(at, operand)| s.with_operand(at, &further(operand, bytes_of(s))))
+        .map(|(at, operand)| match last_coordinate(operand) {
+            Some((before, last)) => {
+                let altered = s.with_operand(at, &format!("{before} %altered}}]"));
+                format!("{{ .reg .b32 %altered; add.u32 %altered, {last}, 1; {altered} }}")
+            }
+            None => s.with_operand(at, &further(operand, bytes_of(s))),
+        })
         .collect()
 }
 
 fn is_bulk(s: &Statement) -> bool {
     s.is("cp.async.bulk")
+}
+
+/// Whether a bulk copy is to shared memory: the first of the two that its opcode names.
+fn is_to_shared(s: &Statement) -> bool {
+    let [to, from] = [".shared", ".global"].map(|space| s.opcode.find(space));
+    is_bulk(s) && to.is_some_and(|to| from.is_none_or(|from| to < from))
+}
+
+/// The last coordinate of a place in a tensor, `[%rd1, {%r1, %r2}]`, and what is before it.
+fn last_coordinate(operand: &str) -> Option<(&str, &str)> {
+    let (before, last) = operand.strip_suffix("}]")?.rsplit_once(',')?;
+    Some((&operand[..before.len() + 1], last.trim()))
 }
 
 /// `[%r1+8]` and 16 are `[%r1+24]`.

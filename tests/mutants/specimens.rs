@@ -260,11 +260,11 @@ pub const SLOW: &[(&str, &[&str])] = &[
     // Several tiles of a cluster, then a tile of several clusters; tails of both. Then the
     // same with scales of blocks.
     (
-        "gemm_wgmma",
-        &["gemm:m=257,n=520,k=72,dtype=bf16", "gemm:m=130,n=136,k=3080,dtype=bf16"],
+        "gemm_wgmma.tile_128x128_shared_b",
+        &["gemm:m=257,n=520,k=72,dtype=bf16", "gemm:m=130,n=120,k=3080,dtype=bf16"],
     ),
     (
-        "gemm_wgmma",
+        "gemm_wgmma.tile_256x128_shared_a",
         &[
             "gemm:m=257,n=520,k=272,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128",
             "gemm:m=130,n=136,k=6160,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128",
@@ -273,16 +273,17 @@ pub const SLOW: &[(&str, &[&str])] = &[
     // Tiles that are taken by a ticket.
     (
         "gemm_wgmma.dynamic",
-        &["gemm:m=257,n=520,k=72,dtype=bf16", "gemm:m=130,n=136,k=3080,dtype=bf16"],
+        &["gemm:m=250,n=1240,k=72,dtype=bf16", "gemm:m=130,n=120,k=3080,dtype=bf16"],
     ),
-    // One block; clusters, with tails in all directions; more units than stages. Then weights
-    // that are converted.
+    // One block; tails of rows; clusters of two and of more, with more units than stages. Then
+    // weights that are converted.
     (
         "gemm_swapped",
         &[
             "gemm:m=17,n=30,k=72,dtype=bf16",
             "gemm:m=31,n=300,k=520,dtype=bf16",
-            "gemm:m=20,n=16900,k=648,dtype=bf16",
+            "gemm:m=31,n=130,k=2312,dtype=bf16",
+            "gemm:m=20,n=29,k=8200,dtype=bf16",
         ],
     ),
     (
@@ -290,6 +291,7 @@ pub const SLOW: &[(&str, &[&str])] = &[
         &[
             "gemm:m=17,n=30,k=144,dtype=bf16,w_dtype=int8",
             "gemm:m=17,n=300,k=1040,dtype=bf16,w_dtype=int8",
+            "gemm:m=17,n=29,k=20480,dtype=bf16,w_dtype=int8",
         ],
     ),
     (
@@ -297,22 +299,25 @@ pub const SLOW: &[(&str, &[&str])] = &[
         &[
             "gemm:m=17,n=16,k=128,dtype=bf16,w_dtype=int4",
             "gemm:m=17,n=272,k=1280,dtype=bf16,w_dtype=int4",
+            "gemm:m=17,n=16,k=32768,dtype=bf16,w_dtype=int4",
         ],
     ),
     // Splits; then tails of an expert's rows before the next expert's, and gaps.
     (
         "moe_gemm_wgmma",
         &[
-            "moe_gemm:tokens=40,experts=3,top_k=2,n=136,k=3080,dtype=bf16,routing=zipf,inputs=per_expert,rows=contiguous",
+            "moe_gemm:tokens=65,experts=1,top_k=1,n=136,k=3080,dtype=bf16,routing=balanced,inputs=per_expert,rows=contiguous",
             "moe_gemm:tokens=150,experts=3,top_k=2,n=136,k=328,dtype=bf16,routing=zipf,inputs=per_expert,rows=masked",
         ],
     ),
-    // Rows that are gathered and stored one by one: tails, and columns past the end.
+    // Rows that are gathered and stored one by one: splits; tails, and columns past the end;
+    // more turns of a block than it takes ahead.
     (
         "moe_gemm_wgmma",
         &[
-            "moe_gemm:tokens=40,experts=3,top_k=2,n=136,k=1096,dtype=bf16,routing=zipf",
+            "moe_gemm:tokens=65,experts=1,top_k=1,n=136,k=3080,dtype=bf16,routing=balanced",
             "moe_gemm:tokens=150,experts=3,top_k=2,n=136,k=328,dtype=bf16,routing=zipf",
+            "moe_gemm:tokens=150,experts=6,top_k=2,n=520,k=72,dtype=bf16,routing=zipf",
         ],
     ),
     // One split for each of several blocks; several to a block; long ones. Then rows of
@@ -341,21 +346,34 @@ pub const SLOW: &[(&str, &[&str])] = &[
             "mla_decode:batch=4,context=575,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8",
         ],
     ),
-    // Several tiles; a window that begins within one; more items than blocks.
+    // Several tiles; a window that begins within one; more items than blocks; more tiles than
+    // stages.
     (
         "attention_prefill_wgmma",
         &[
             "prefill_attention:batch=1,prefix=200,new_tokens=250,q_heads=2,kv_heads=1,head_dim=64,dtype=bf16",
             "prefill_attention:batch=1,prefix=300,new_tokens=70,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16,window=150",
             "prefill_attention:batch=134,prefix=0,new_tokens=3,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16",
+            "prefill_attention:batch=1,prefix=900,new_tokens=70,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16",
         ],
     ),
-    // In 8 bits: more tiles than stages, more items than blocks.
+    // In 8 bits: more tiles than stages, more items than blocks, and scales.
     (
         "attention_prefill_wgmma",
         &[
             "prefill_attention:batch=1,prefix=200,new_tokens=130,q_heads=2,kv_heads=1,head_dim=128,dtype=bf16,q_dtype=fp8_e4m3,kv_dtype=fp8_e4m3",
             "prefill_attention:batch=134,prefix=0,new_tokens=3,q_heads=1,kv_heads=1,head_dim=128,dtype=bf16,q_dtype=fp8_e4m3,kv_dtype=fp8_e4m3",
+            "prefill_attention:batch=1,prefix=900,new_tokens=70,q_heads=1,kv_heads=1,head_dim=128,dtype=bf16,q_dtype=fp8_e4m3_tensor,kv_dtype=fp8_e4m3_tensor",
+        ],
+    ),
+    // Requests of several lengths in pages, whose last values are cleared; more tiles than
+    // stages; items after some that fill all stages.
+    (
+        "attention_prefill_wgmma",
+        &[
+            "prefill_attention:batch=3,prefix=100,new_tokens=250,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16,lengths=ragged",
+            "prefill_attention:batch=1,prefix=1700,new_tokens=70,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16,lengths=ragged",
+            "prefill_attention:batch=24,prefix=440,new_tokens=20,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16,lengths=ragged",
         ],
     ),
 ];
