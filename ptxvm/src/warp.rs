@@ -60,6 +60,8 @@ pub(crate) struct Warp {
     pub stores: Vec<BulkStore>,
     /// The cluster barrier's generation when this warp arrived at it.
     pub cluster_generation: u64,
+    /// Lanes that have arrived at the barrier of the cluster and not waited since.
+    pub cluster_arrived: u32,
     /// How often it polled for something that had not happened.
     pub polls: u32,
     /// Instructions executed, which is what its clock shows.
@@ -108,6 +110,7 @@ impl Warp {
         self.bulk_groups = [0; LANES];
         self.stores.clear();
         self.cluster_generation = 0;
+        self.cluster_arrived = 0;
         self.polls = 0;
         self.cycles = 0;
         self.slept = 0;

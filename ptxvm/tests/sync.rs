@@ -144,6 +144,79 @@ fn a_token_around_a_cluster() {
     assert!(found.contains(&FindingKind::UseAfterFree));
 }
 
+/// Two blocks of two warps each: the first threads of the first warps write a word each, and
+/// read the other's behind the barrier of the cluster; what stands for the second warps is all
+/// that these do.
+fn first_warps_meet(second_warps: &str, seed: u64) -> (Result<Report, Fault>, Vec<u32>) {
+    let ptx = format!(
+        ".version 8.0
+         .target sm_90
+         .address_size 64
+         .visible .entry meet(.param .u64 words) .reqntid 64
+         {{
+             .reg .pred %p<3>;
+             .reg .b32 %r<6>;
+             .reg .b64 %rd<6>;
+             ld.param.u64 %rd1, [words];
+             mov.u32 %r1, %tid.x;
+             mov.u32 %r2, %cluster_ctarank;
+             setp.ge.u32 %p1, %r1, 32;
+             @%p1 bra SECOND;
+             mul.wide.u32 %rd2, %r2, 8;
+             add.u64 %rd3, %rd1, %rd2;
+             setp.eq.u32 %p2, %r1, 0;
+             add.u32 %r3, %r2, 5;
+             @%p2 st.global.u32 [%rd3], %r3;
+             barrier.cluster.arrive;
+             barrier.cluster.wait;
+             xor.b32 %r4, %r2, 1;
+             mul.wide.u32 %rd4, %r4, 8;
+             add.u64 %rd5, %rd1, %rd4;
+             ld.global.u32 %r5, [%rd5];
+             @%p2 st.global.u32 [%rd3+4], %r5;
+             ret;
+             SECOND:
+             {second_warps}
+             ret;
+         }}"
+    );
+    let module = Module::parse(&ptx).unwrap();
+    let mut memory = Memory::new();
+    let address = memory.alloc(16, "words");
+    let launch = Launch {
+        grid: [2, 1, 1],
+        block: [64, 1, 1],
+        cluster: [2, 1, 1],
+        params: Params::new().u64(address).build(),
+        seed,
+        ..Launch::new("meet")
+    };
+    let outcome = module.launch(&mut memory, &launch);
+    (outcome, words(&memory, address, 4))
+}
+
+/// They do not stand in for others.
+#[test]
+fn threads_that_arrive_at_a_cluster_and_return_count_once() {
+    for second in
+        ["barrier.cluster.arrive;", "barrier.cluster.arrive; barrier.cluster.wait;", ""]
+    {
+        for seed in 0..16 {
+            let (outcome, found) = first_warps_meet(second, seed);
+            assert_eq!(kinds(&outcome), [], "{second}");
+            assert_eq!(found, [5, 6, 6, 5], "{second}");
+        }
+    }
+}
+
+#[test]
+fn a_wait_at_a_cluster_without_an_arrival_is_found() {
+    for seed in 0..4 {
+        let (outcome, _) = first_warps_meet("barrier.cluster.wait;", seed);
+        assert_eq!(kinds(&outcome), [FindingKind::BarrierDivergence]);
+    }
+}
+
 #[test]
 fn exchanges_within_a_warp() {
     let module = Module::parse(SYNC).unwrap();

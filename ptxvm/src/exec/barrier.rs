@@ -138,7 +138,7 @@ fn early_exit(warp: &Warp, m: &mut Machine<'_>, pc: u32, lane: usize, left: u32)
 }
 
 /// Threads that return may complete a barrier of the whole block.
-pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>, pc: u32) {
+pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>, gone: u32, pc: u32) {
     let block = &mut m.blocks[warp.rank];
     let live = block.live_threads;
     let mut freed = false;
@@ -154,6 +154,10 @@ pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>, pc: u32) {
         });
     }
     let live: u32 = m.blocks.iter().map(|block| block.live_threads).sum();
+    // Those that are gone are waited for no more, and so count no more where they arrived.
+    if m.cluster_barrier.generation == warp.cluster_generation {
+        m.cluster_barrier.arrived -= (gone & warp.cluster_arrived).count_ones();
+    }
     if m.cluster_barrier.arrived > 0 && m.cluster_barrier.arrived >= live {
         m.cluster_barrier.release();
     }
@@ -227,6 +231,7 @@ pub(crate) fn cluster_arrive(
     let live: u32 = m.blocks.iter().map(|block| block.live_threads).sum();
     let barrier = &mut m.cluster_barrier;
     warp.cluster_generation = barrier.generation;
+    warp.cluster_arrived |= active;
     barrier.arrived += active.count_ones();
     if release {
         barrier.message.add(&warp.clock, warp.together(active));
@@ -247,15 +252,23 @@ pub(crate) fn cluster_wait(
     warp: &mut Warp,
     m: &mut Machine<'_>,
     aligned: bool,
-    active: u32,
+    (active, pc): (u32, u32),
 ) -> Step<Next> {
     if aligned && active != warp.live {
         return Ok(Next::Meet { mask: warp.live });
+    }
+    let absent = active & !warp.cluster_arrived;
+    if absent != 0 {
+        let lane = absent.trailing_zeros() as usize;
+        let detail =
+            "waits at the barrier of the cluster, at which it has not arrived".to_owned();
+        return m.stop(FindingKind::BarrierDivergence, warp, pc, lane, detail);
     }
     let generation = warp.cluster_generation;
     if m.cluster_barrier.generation == generation {
         return Ok(Next::Wait(Wait::Cluster { generation }));
     }
+    warp.cluster_arrived &= !active;
     warp.clock.learn(&m.cluster_barrier.released);
     peer::has_waited(warp, m);
     Ok(Next::Go)

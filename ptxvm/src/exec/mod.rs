@@ -279,7 +279,7 @@ fn leave(warp: &mut Warp, m: &mut Machine<'_>, gone: u32, pc: u32) {
     }
     peer::after_exit(warp, m);
     m.progressed();
-    barrier::after_exit(warp, m, pc);
+    barrier::after_exit(warp, m, gone, pc);
 }
 
 /// Executes an instruction, and says to the warp's clock whether it may access memory, and
@@ -368,7 +368,7 @@ fn dispatch(
             return barrier::cluster_arrive(warp, m, *aligned, *release, active);
         }
         Op::ClusterWait { aligned } => {
-            return barrier::cluster_wait(warp, m, *aligned, active);
+            return barrier::cluster_wait(warp, m, *aligned, (active, pc));
         }
         Op::Fence(fence) => run_fence(warp, m, *fence, active),
         Op::LdMatrix(_) | Op::StMatrix(_) | Op::MovMatrix { .. } | Op::Mma(_) => {
