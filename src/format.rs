@@ -219,8 +219,8 @@ pub struct Tensor {
     pub elements: u64,
     /// Which memory it lies in.
     pub place: MemoryPlace,
-    /// Whether it holds weights: no launch of a model writes them.
-    pub is_weights: bool,
+    /// Whether no launch of a model writes it: weights, page tables.
+    pub settled: bool,
 }
 
 impl Tensor {
@@ -232,12 +232,12 @@ impl Tensor {
         elements: u64,
     ) -> Self {
         let place = MemoryPlace::Device;
-        Tensor { name, role, format, elements, place, is_weights: false }
+        Tensor { name, role, format, elements, place, settled: false }
     }
 
-    /// The same tensor, which holds weights.
-    pub const fn of_weights(self) -> Self {
-        Tensor { is_weights: true, ..self }
+    /// The same tensor, which no launch of a model writes.
+    pub const fn settled(self) -> Self {
+        Tensor { settled: true, ..self }
     }
 
     /// The same tensor in the memory of the host.

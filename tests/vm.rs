@@ -10,13 +10,14 @@ use ridgepoint::device::vm::{CountedGpu, VmDevice};
 use ridgepoint::device::{Device, DeviceOptions, Layout};
 use ridgepoint::kernel::{Configuration, KERNELS, Kernel, split_name};
 use ridgepoint::measure::verify;
-use ridgepoint::op::{Op, Problem, Reuse};
+use ridgepoint::op::{DecodeStep, OfProblem, Op, Problem, Reuse, ShapeClass};
 use ridgepoint::point::Point;
 use ridgepoint::record::Status;
 use ridgepoint::reference::{self, CheckVerdict};
 use ridgepoint::suite::Suite;
 use ridgepoint::toolchain::nvrtc::{Nvrtc, Source};
 use ridgepoint::toolchain::{Arch, Compiler, CompilerOptions};
+use ridgepoint::tuning::{TunedClass, Tuning, TuningTable};
 
 /// One of so many points of each kernel is executed.
 const STRIDE: usize = 9;
@@ -1010,6 +1011,53 @@ fn launches_that_overlap_wait_for_the_one_before() {
     };
     let faults: Vec<String> = cases.par_iter().filter_map(fault).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Of a step too, whose weights lie in tensors of the step.
+#[test]
+fn products_of_a_step_may_fetch_their_weights_ahead() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    const WAY: &str = "weights_ahead";
+    let text = "decode_step:layers=2,batch=2,context=64,hidden=256,q_heads=4,kv_heads=1,\
+                head_dim=64,intermediate=512,vocab=1000,dtype=bf16";
+    let problem: Problem = text.parse().unwrap();
+    let mut device = hopper();
+    let step = *DecodeStep::of(&problem).unwrap();
+    let products = step.kinds().into_iter().filter(|kind| kind.problem.op() == Op::Gemm);
+    let tuned: Vec<TunedClass> = products
+        .map(|kind| {
+            let kernel =
+                Kernel::for_problem(&kind.problem, Arch::SM_90).unwrap().kernel.name;
+            TunedClass {
+                kernel: kernel.to_owned(),
+                source_hash: device.search_space(kernel).unwrap().source_hash,
+                class: ShapeClass::of(&kind.problem),
+                configuration: WAY.to_owned(),
+                problem: kind.problem.to_string(),
+                candidates: 1,
+                default_time_s: 1.0,
+                time_s: 1.0,
+                speedup: 1.0,
+                speedup_lo: 1.0,
+                speedup_hi: 1.0,
+                aa_ratio: 1.0,
+                aa_ratio_lo: 1.0,
+                aa_ratio_hi: 1.0,
+            }
+        })
+        .collect();
+    assert!(tuned.len() > 3);
+    let table = TuningTable { tuned, ..TuningTable::default() };
+    let (tuning, notes) = Tuning::new(&table, |kernel| device.search_space(kernel));
+    assert!(notes.is_empty(), "{}", notes.join("\n"));
+    device.use_tuning(tuning);
+    let point: Point = format!("{text}@decode_step@hot").parse().unwrap();
+    let outcome = verify(&mut device, &point, SEED);
+    assert_eq!(outcome.status, Status::Ok, "{}", outcome.reason);
+    let chosen = outcome.chosen.unwrap().configuration;
+    assert!(chosen.contains(WAY), "{chosen}");
 }
 
 /// A kernel that declares another parameter than its host half passes is not launched:

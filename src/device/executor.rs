@@ -293,8 +293,8 @@ impl<G: Gpu> Executor<G> {
         let scratch = scratch.collect::<Result<Vec<u64>, _>>()?;
         let placed = place(&mut gpu, problem, &tensors, slots)?;
         gpu.fill_all(&fillings(&placed, seed)).map_err(failed)?;
-        let weights = placed.iter().flatten().filter(|placed| placed.tensor.is_weights);
-        weights.for_each(|placed| gpu.settle(placed.address));
+        let settled = placed.iter().flatten().filter(|placed| placed.tensor.settled);
+        settled.for_each(|placed| gpu.settle(placed.address));
         let mut bound = Vec::with_capacity(slots);
         for (slot, tensors) in placed.into_iter().enumerate() {
             let addresses = tensors.iter().map(|t| (t.tensor.name, t.address));

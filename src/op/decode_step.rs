@@ -287,7 +287,7 @@ impl Operation for DecodeStep {
         let input =
             |name, format, elements| Tensor::new(name, Role::Input, format, elements);
         let values = TensorFormat::Values(dtype);
-        let constant = |name, format, elements| input(name, format, elements).of_weights();
+        let constant = |name, format, elements| input(name, format, elements).settled();
         let weights = |name, n: u64, k: u64| constant(name, values, layers * n * k);
         let cache = layers * self.cache_elements();
         let mut tensors = vec![

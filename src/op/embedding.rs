@@ -102,7 +102,7 @@ impl Operation for Embedding {
         let format = TensorFormat::Values(self.dtype);
         vec![
             Tensor::new("tokens", Role::Input, TensorFormat::Words, self.m),
-            Tensor::new("table", Role::Input, format, self.vocab * self.n).of_weights(),
+            Tensor::new("table", Role::Input, format, self.vocab * self.n).settled(),
             Tensor::new("y", Role::Output, format, self.m * self.n),
         ]
     }

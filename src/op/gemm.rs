@@ -170,7 +170,7 @@ impl Operation for Gemm {
         let format = TensorFormat::Values(dtype);
         let mut tensors = matrix_tensors(&A, a_dtype, 1, (m, k));
         let weights = matrix_tensors(&B, w_dtype, 1, (n, k));
-        tensors.extend(weights.into_iter().map(Tensor::of_weights));
+        tensors.extend(weights.into_iter().map(Tensor::settled));
         tensors.push(Tensor::new("c", Role::Output, format, m * n));
         tensors
     }

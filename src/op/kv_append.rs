@@ -165,7 +165,8 @@ impl Operation for KvAppend {
         let mut tensors = vec![
             Tensor::new("k_new", Role::Input, new, self.elements()),
             Tensor::new("v_new", Role::Input, new, self.elements()),
-            Tensor::new("page_table", Role::Input, TensorFormat::PageTable, pages),
+            Tensor::new("page_table", Role::Input, TensorFormat::PageTable, pages)
+                .settled(),
         ];
         if self.kv_dtype.is_scaled() {
             let scales = TensorFormat::InverseScales(self.kv_dtype.dtype());

@@ -95,7 +95,7 @@ impl KvLayout {
     pub(super) fn page_table(self, batch: u64, context: u64) -> Option<Tensor> {
         let pages = self.pages(batch, context);
         let table = TensorFormat::PageTable;
-        (pages > 0).then(|| Tensor::new("page_table", Role::Input, table, pages))
+        (pages > 0).then(|| Tensor::new("page_table", Role::Input, table, pages).settled())
     }
 }
 

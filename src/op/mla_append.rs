@@ -174,7 +174,8 @@ impl Operation for MlaAppend {
         let (format, records) = self.attention().records(pages * self.page_size());
         vec![
             Tensor::new("kv_new", Role::Input, new, elements),
-            Tensor::new("page_table", Role::Input, TensorFormat::PageTable, pages),
+            Tensor::new("page_table", Role::Input, TensorFormat::PageTable, pages)
+                .settled(),
             Tensor::new("cache", Role::Update, format, records),
         ]
     }

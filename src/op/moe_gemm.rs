@@ -496,7 +496,7 @@ impl Operation for MoeGemm {
         let format = TensorFormat::Values(self.dtype);
         let mut tensors = matrix_tensors(&X, self.a_dtype, 1, (self.input_places(), k));
         let weights = matrix_tensors(&W, w_dtype, experts, (n, k));
-        tensors.extend(weights.into_iter().map(Tensor::of_weights));
+        tensors.extend(weights.into_iter().map(Tensor::settled));
         let role = match self.row_order {
             RowOrder::Scattered | RowOrder::Contiguous => Role::Output,
             RowOrder::Masked => Role::Update,

@@ -126,7 +126,7 @@ impl Operation for RmsNorm {
         if self.residual {
             tensors.push(Tensor::new("residual", Role::Input, format, elements));
         }
-        tensors.push(Tensor::new("w", Role::Input, format, self.n).of_weights());
+        tensors.push(Tensor::new("w", Role::Input, format, self.n).settled());
         let output = if self.residual { "sum_and_y" } else { "y" };
         tensors.push(Tensor::new(output, Role::Output, format, self.arrays() * elements));
         tensors

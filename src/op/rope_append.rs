@@ -231,7 +231,8 @@ impl Operation for RopeAppend {
         let cached = self.cache_elements();
         vec![
             Tensor::new("qkv", Role::Input, format, self.elements()),
-            Tensor::new("page_table", Role::Input, TensorFormat::PageTable, pages),
+            Tensor::new("page_table", Role::Input, TensorFormat::PageTable, pages)
+                .settled(),
             Tensor::new("q", Role::Output, format, self.query_elements()),
             Tensor::new("k", Role::Update, format, cached),
             Tensor::new("v", Role::Update, format, cached),
