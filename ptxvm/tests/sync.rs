@@ -211,9 +211,13 @@ fn threads_that_arrive_at_a_cluster_and_return_count_once() {
 
 #[test]
 fn a_wait_at_a_cluster_without_an_arrival_is_found() {
-    for seed in 0..4 {
-        let (outcome, _) = first_warps_meet("barrier.cluster.wait;", seed);
-        assert_eq!(kinds(&outcome), [FindingKind::BarrierDivergence]);
+    const MEET: &str = "barrier.cluster.arrive; barrier.cluster.wait;";
+    const WAIT: &str = "barrier.cluster.wait;";
+    for second in [WAIT.to_owned(), format!("{MEET} {WAIT}")] {
+        for seed in 0..8 {
+            let (outcome, _) = first_warps_meet(&second, seed);
+            assert_eq!(kinds(&outcome), [FindingKind::BarrierDivergence], "{second}");
+        }
     }
 }
 

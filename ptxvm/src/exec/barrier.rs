@@ -264,11 +264,11 @@ pub(crate) fn cluster_wait(
             "waits at the barrier of the cluster, at which it has not arrived".to_owned();
         return m.stop(FindingKind::BarrierDivergence, warp, pc, lane, detail);
     }
+    warp.cluster_arrived &= !active;
     let generation = warp.cluster_generation;
     if m.cluster_barrier.generation == generation {
         return Ok(Next::Wait(Wait::Cluster { generation }));
     }
-    warp.cluster_arrived &= !active;
     warp.clock.learn(&m.cluster_barrier.released);
     peer::has_waited(warp, m);
     Ok(Next::Go)
