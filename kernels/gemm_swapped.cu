@@ -262,9 +262,10 @@ DEVICE void load(const Params &p, Shared &shared, const Work &work) {
   const u32 units = work.end - work.first;
   // A ring of them while the launch before ends. Other threads wait for the first activations
   // before they write.
-  const u32 ahead = FETCHES_AHEAD ? min_of<u32>(units, WEIGHT_STAGES) : 0;
-  for (u32 i = 0; i < ahead; ++i)
-    copy_weights(p, shared, work, of_weights.number, w), of_weights.next();
+  u32 ahead = 0;
+  if (FETCHES_AHEAD)
+    for (; ahead < min_of<u32>(units, WEIGHT_STAGES); ++ahead)
+      copy_weights(p, shared, work, of_weights.number, w), of_weights.next();
   overlap_after_weights();
   for (u32 i = 0; i < units + LEAD; ++i) {
     if (ahead <= i && i < units)
