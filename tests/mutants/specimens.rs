@@ -320,22 +320,24 @@ pub const SLOW: &[(&str, &[&str])] = &[
             "moe_gemm:tokens=150,experts=6,top_k=2,n=520,k=72,dtype=bf16,routing=zipf",
         ],
     ),
-    // One split for each of several blocks; several to a block; long ones. Then rows of
-    // two blocks; then records of 8 bits.
+    // A sequence of two blocks; several to a block; both, so that a block combines splits and
+    // goes on. Then rows of two blocks. Then records of 8 bits, and fewer than threads look
+    // up at once. Then two clusters of a sequence, of which blocks have more tiles than stages,
+    // and one that is shorter than its cluster.
     (
         "attention_mla_wgmma.no_cluster",
         &[
             "mla_decode:batch=1,context=511,q_heads=33,dtype=bf16,layout=paged16",
             "mla_decode:batch=14,context=130,q_heads=33,dtype=bf16,layout=paged16,lengths=ragged",
-            "mla_decode:batch=4,context=575,q_heads=33,dtype=bf16,layout=paged16",
+            "mla_decode:batch=5,context=300,q_heads=33,dtype=bf16,layout=paged16",
         ],
     ),
     (
         "attention_mla_wgmma.no_cluster",
         &[
-            "mla_decode:batch=1,context=319,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
+            "mla_decode:batch=1,context=447,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
             "mla_decode:batch=8,context=130,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64,lengths=ragged",
-            "mla_decode:batch=2,context=575,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
+            "mla_decode:batch=3,context=383,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
         ],
     ),
     (
@@ -343,7 +345,15 @@ pub const SLOW: &[(&str, &[&str])] = &[
         &[
             "mla_decode:batch=1,context=511,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8",
             "mla_decode:batch=14,context=130,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8,lengths=ragged",
-            "mla_decode:batch=4,context=575,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8",
+            "mla_decode:batch=5,context=300,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8",
+            "mla_decode:batch=1,context=9,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8",
+        ],
+    ),
+    (
+        "attention_mla_wgmma.cluster2",
+        &[
+            "mla_decode:batch=1,context=1087,q_heads=33,dtype=bf16,layout=paged16",
+            "mla_decode:batch=2,context=250,q_heads=33,dtype=bf16,layout=paged16,lengths=ragged",
         ],
     ),
     // Several tiles; a window that begins within one; more items than blocks; more tiles than
