@@ -16,8 +16,10 @@
 // In a block, one warpgroup loads and two compute. Tiles of 64 tokens arrive as panels
 // of 64 columns in the two stages of a ring: elements of 16 bits by tensor copies, those
 // of 8 bits through registers, where they are converted to f16 and multiplied by their
-// scales. The latter tiles are prefetched into L2, so that memory is as busy as with
-// copies. Warpgroup 0 owns the first tile of a split, warpgroup 1 the second, and so on;
+// scales. Tiles that have no stage yet are prefetched into L2, TILES_AHEAD of them: a stage
+// then waits for L2 rather than for memory, and memory is busy while no stage is free.
+// With SHARING, pairs of row tiles are clusters: each copies every second panel, to both
+// blocks, so that a tile takes half of what L2 delivers to an SM. Warpgroup 0 owns the first tile of a split, warpgroup 1 the second, and so on;
 // warpgroup w has the 256 columns of the outputs of all tiles from 256 w on. For a tile
 //
 //   its owner   scores = q k^T, panel by panel as they arrive; attention weights by
@@ -35,7 +37,7 @@
 // clusters, with one split each, which combine them together (split_kv.cuh).
 //
 // Launch: ROW_TILES times as many blocks as the work list is made for, in clusters of
-// CLUSTER, THREADS threads, SHARED_BYTES of dynamic shared memory.
+// CLUSTER or SHARING, THREADS threads, SHARED_BYTES of dynamic shared memory.
 #include "cached.cuh"
 #include "mbarrier.cuh"
 #include "split_kv.cuh"
@@ -76,9 +78,12 @@ constexpr u32 QUARTERS = 4;
 constexpr u32 QUARTER_BYTES = KV_LORA_RANK / QUARTERS;
 constexpr u32 SCALES_AT = KV_LORA_RANK;
 constexpr u32 ROPE_AT = SCALES_AT + QUARTERS * sizeof(float);
-constexpr u32 RECORD_BYTES = ROPE_AT + QK_ROPE_HEAD_DIM * sizeof(u16);
-// Records of a tile that are contiguous: the largest power of two that divides a page.
+constexpr u32 RECORD_BYTES =
+    CONVERTS ? ROPE_AT + QK_ROPE_HEAD_DIM * sizeof(u16) : KEY_DIM * sizeof(u16);
+// Records of a tile that are contiguous: the largest power of two that divides a page. What
+// one instruction prefetches where tiles are copied, not long before the next copy.
 constexpr u32 RUN = min_of(PAGE_TOKENS & (0u - PAGE_TOKENS), TILE);
+constexpr u32 PREFETCHED_RUN = min_of(RUN, TILE / 2);
 
 constexpr u32 PANEL_COLUMNS = 64;
 constexpr u32 ROW_BYTES = PANEL_COLUMNS * sizeof(u16);
@@ -91,6 +96,7 @@ constexpr u32 OWN_COLUMNS = KV_LORA_RANK / WARPGROUPS;
 constexpr u32 WEIGHTS_PANEL = VALUE_PANELS;
 constexpr u32 TILE_BYTES = KEY_PANELS * PANEL_BYTES;
 constexpr u32 STAGES = 2;
+constexpr u32 AHEAD = TILES_AHEAD;  // tiles
 constexpr u32 VECTORS = KV_LORA_RANK / 4;
 // Where blocks of a cluster find each other's results: outputs, in rows that are padded so that
 // stores of a warp fall into different banks, then softmaxes.
@@ -103,8 +109,8 @@ constexpr u32 STEP = 16;
 constexpr u32 STEPS = PANEL_COLUMNS / STEP;
 
 // Registers of a thread by role; together as many as the block was launched with.
-constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 200 : 240;
-constexpr u32 LOADING_REGISTERS = CONVERTS ? 104 : 24;
+constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 200 : SHARING > 1 ? 232 : 240;
+constexpr u32 LOADING_REGISTERS = CONVERTS ? 104 : SHARING > 1 ? 40 : 24;
 
 // Whether rows of one matrix may attend to different tokens.
 constexpr bool RAGGED_ROWS = NEW_TOKENS > 1;
@@ -120,7 +126,9 @@ static_assert(CONVERTS || BOX % LEAST_BOX == 0 && TILE % BOX == 0, "boxes tile a
 static_assert(CONVERTS || PAGE_TOKENS % BOX == 0, "boxes lie within pages");
 static_assert(QUARTERS * 2 == VALUE_PANELS, "a quarter is two panels");
 static_assert(RECORD_BYTES % CHUNK_BYTES == 0, "records begin at chunks");
-static_assert(TILES_AHEAD > 0 || !CONVERTS, "records are prefetched before they are read");
+static_assert(AHEAD > 0 || !CONVERTS, "records are prefetched before they are read");
+static_assert(SHARING == 1 || SHARING == 2 && CLUSTER == 1 && !CONVERTS && ROW_TILES % 2 == 0,
+              "row tiles that share copies are in pairs, and copy");
 static_assert(SHARED_BYTES == (1 + STAGES) * TILE_BYTES, "the host reserves these");
 static_assert(SOFTMAXES_AT + ROWS * sizeof(Softmax) <= SHARED_BYTES, "panels hold results");
 
@@ -167,7 +175,9 @@ struct alignas(8) Rescale {
 
 struct Shared {
   u64 full[STAGES][KEY_PANELS];   // panels have arrived
-  u64 empty[STAGES][WARPGROUPS];  // a warpgroup has used its values; with both, the tile is free
+  // A warpgroup of each block that shares the tile has used its values; with both warpgroups,
+  // the tile is free.
+  u64 empty[STAGES][WARPGROUPS];
   u64 weights_full[STAGES];       // attention weights and `rescales` are written
   u64 queries_full;
   u64 queries_empty;
@@ -179,7 +189,7 @@ struct Shared {
       for (u32 panel = 0; panel < KEY_PANELS; ++panel)
         mbarrier_init(shared_address(&full[stage][panel]), CONVERTS ? WARPGROUP / WARP : 1);
       for (u32 group = 0; group < WARPGROUPS; ++group)
-        mbarrier_init(shared_address(&empty[stage][group]), WARPGROUP / WARP);
+        mbarrier_init(shared_address(&empty[stage][group]), SHARING * WARPGROUP / WARP);
       mbarrier_init(shared_address(&weights_full[stage]), WARPGROUP / WARP);
     }
     mbarrier_init(shared_address(&queries_full), 1);
@@ -207,29 +217,66 @@ DEVICE void sync_warpgroup() {
   bar_sync(2 + group, WARPGROUP);
 }
 
+// --- Records --------------------------------------------------------------------
+
+// Index of the record of a request's token.
+DEVICE u32 record_index(const Params &p, u32 request, u32 token) {
+  const u32 *page = p.page_table + u64(request) * p.request_rows + token / PAGE_TOKENS;
+  return PAGED ? ld_global_nc_u32(page) * PAGE_TOKENS + token % PAGE_TOKENS
+               : request * p.request_rows + token;
+}
+
+// Makes `split` the split in which the tile lies that is counted from its first tile on, into
+// later splits, and `index` the tile's number there. False where the block has no such tile.
+DEVICE bool find_tile(const Params &p, Split &split, u32 &index) {
+  for (u32 tiles; index >= (tiles = ceil_div(split.tokens, TILE)); index -= tiles) {
+    if (split.next == 0) return false;
+    split = load_split(p.work, split.next);
+  }
+  return true;
+}
+
+// Prefetches contiguous records into L2: up to `run` from a token of the split on.
+template <u32 run>
+DEVICE void prefetch_run(const Params &p, const Split &split, u32 token) {
+  if (token >= split.tokens) return;
+  const u64 first = record_index(p, split.request, split.first_token + token);
+  cp_async_bulk_prefetch(p.kv + first * RECORD_BYTES,
+                         min_of(run, split.tokens - token) * RECORD_BYTES);
+}
+
 // --- The warp that loads -----------------------------------------------------------
 
 // Run by one of its threads: copies queries and tiles as soon as there is room.
 struct Loader {
   const Params &p;
   Shared &shared;
+  u32 row_tile;
   Tile tile = {0};
   u32 splits = 0;
 
   // Copies the queries of a split when the split before has ended.
-  DEVICE void queries(const Split &split, u32 first_row) {
+  DEVICE void queries(const Split &split) {
     wait(shared_address(&shared.queries_empty), (splits & 1) ^ 1);
     const u32 full = shared_address(&shared.queries_full);
     mbarrier_arrive_expect_tx(full, TILE_BYTES);
     for (u32 panel = 0; panel < KEY_PANELS; ++panel)
-      cp_async_bulk_tensor_3d_load(query_panel(panel), p.q, panel * PANEL_COLUMNS, first_row,
-                                   split.request, full);
+      cp_async_bulk_tensor_3d_load(query_panel(panel), p.q, panel * PANEL_COLUMNS,
+                                   row_tile * ROWS, split.request, full);
     ++splits;
+  }
+
+  // Copies a box of a panel, to all blocks that share it.
+  DEVICE void box(u32 to, const TensorMap &map, u32 column, u32 token, u32 group, u32 full) {
+    if (SHARING > 1)
+      cp_async_bulk_tensor_3d_multicast(to, map, column, token, group, full, (1 << SHARING) - 1);
+    else
+      cp_async_bulk_tensor_3d_load(to, map, column, token, group, full);
   }
 
   // Copies `count` boxes of `tokens` each, of the tile that begins at `token`: the values
   // of each warpgroup when it has used those before, and with the last of them the rope
-  // panel.
+  // panel. Of shared tiles this block's panels, though all arrive.
   template <u32 tokens>
   DEVICE void boxes(const TensorMap &map, const Split &split, u32 token, u32 count) {
     u32 page[TILE / BOX] = {};
@@ -246,13 +293,13 @@ struct Loader {
       for (u32 panel = group * OWN_PANELS; panel < end; ++panel) {
         const u32 full = shared_address(&shared.full[tile.stage()][panel]);
         mbarrier_arrive_expect_tx(full, count * tokens * ROW_BYTES);
+        if (panel % SHARING != row_tile % SHARING) continue;
 #pragma unroll
         for (u32 i = 0; i < TILE / tokens; ++i) {
           if (i >= count) break;
           const u32 at = token + i * tokens;
-          cp_async_bulk_tensor_3d_load(tile.panel(panel) + i * tokens * ROW_BYTES, map,
-                                       panel * PANEL_COLUMNS, PAGED ? at % PAGE_TOKENS : at,
-                                       PAGED ? page[i * tokens / BOX] : split.request, full);
+          box(tile.panel(panel) + i * tokens * ROW_BYTES, map, panel * PANEL_COLUMNS,
+              PAGED ? at % PAGE_TOKENS : at, PAGED ? page[i * tokens / BOX] : split.request, full);
         }
       }
     }
@@ -265,22 +312,42 @@ struct Loader {
       boxes<BOX>(p.boxes, split, token, TILE / BOX);
     else
       boxes<LEAST_BOX>(p.least, split, token, ceil_div(left, LEAST_BOX));
+    prefetch_after(split, index);
     ++tile.number;
+  }
+
+  // Prefetches what comes AHEAD tiles after one, and with the block's first tile what
+  // comes before that and has no stage.
+  DEVICE void prefetch_after(const Split &split, u32 index) const {
+    if (AHEAD > 0) {
+#pragma unroll 1
+      for (u32 ahead = tile.number == 0 ? min_of(STAGES, AHEAD) : AHEAD; ahead <= AHEAD; ++ahead)
+        prefetch(split, index + ahead);
+    }
+  }
+
+  // Prefetches a tile, counted as `find_tile` does; the blocks that read it take turns at its
+  // records.
+  DEVICE void prefetch(Split split, u32 index) const {
+    if (!find_tile(p, split, index)) return;
+#pragma unroll 1
+    for (u32 run = row_tile * PREFETCHED_RUN; run < TILE; run += ROW_TILES * PREFETCHED_RUN)
+      prefetch_run<PREFETCHED_RUN>(p, split, index * TILE + run);
   }
 
   // Copies what a split needs. Its first tiles are copied while the split before ends;
   // its queries have to wait for that end.
-  DEVICE void copy(const Split &split, u32 first_row) {
+  DEVICE void copy(const Split &split) {
     const u32 tiles = ceil_div(split.tokens, TILE), early = min_of(tiles, STAGES);
     for (u32 index = 0; index < early; ++index) next_tile(split, index);
-    queries(split, first_row);
+    queries(split);
     for (u32 index = early; index < tiles; ++index) next_tile(split, index);
   }
 
   // Copies all splits of the block.
-  DEVICE void run(u32 row_tile) {
+  DEVICE void run() {
     for_each_split(p.work, list_block<CLUSTER, ROW_TILES>(),
-                   [&](const Split &split) { copy(split, row_tile * ROWS); });
+                   [&](const Split &split) { copy(split); });
   }
 };
 
@@ -334,13 +401,6 @@ struct Convert {
   Loader queries;
   Tile tile = {0};
 
-  // Index of the record of a request's token.
-  DEVICE u32 record_index(u32 request, u32 token) const {
-    const u32 *page = p.page_table + u64(request) * p.request_rows + token / PAGE_TOKENS;
-    return PAGED ? ld_global_nc_u32(page) * PAGE_TOKENS + token % PAGE_TOKENS
-                 : request * p.request_rows + token;
-  }
-
   // Loads the indices of this thread's records in a tile of the split.
   DEVICE RecordIndices look_up(const Split &split, u32 index) const {
     RecordIndices indices;
@@ -349,7 +409,7 @@ struct Convert {
       const u32 token = index * TILE + Share::token() + i * Share::APART;
       indices.of[i] = RecordIndices::NONE;
       if (token < split.tokens)
-        indices.of[i] = record_index(split.request, split.first_token + token);
+        indices.of[i] = record_index(p, split.request, split.first_token + token);
     }
     return indices;
   }
@@ -417,16 +477,7 @@ struct Convert {
   // Prefetches a tile into L2, counted from the split's first tile on into later splits.
   DEVICE void prefetch(Split split, u32 index) const {
     const u32 run = threadIdx.x % WARPGROUP * RUN;
-    if (run >= TILE) return;
-    for (u32 tiles; index >= (tiles = ceil_div(split.tokens, TILE)); index -= tiles) {
-      if (split.next == 0) return;
-      split = load_split(p.work, split.next);
-    }
-    const u32 token = index * TILE + run;
-    if (token >= split.tokens) return;
-    const u64 first = record_index(split.request, split.first_token + token);
-    cp_async_bulk_prefetch(p.kv + first * RECORD_BYTES,
-                           min_of(RUN, split.tokens - token) * RECORD_BYTES);
+    if (run < TILE && find_tile(p, split, index)) prefetch_run<RUN>(p, split, index * TILE + run);
   }
 
   // Converts a tile whose first part is being loaded: the values of each warpgroup when it
@@ -458,27 +509,27 @@ struct Convert {
 
   // Converts what a split needs. Its first tiles are converted while the split before
   // ends; its queries have to wait for that end.
-  DEVICE void split(const Split &split, u32 first_row) {
+  DEVICE void split(const Split &split) {
     const u32 tiles = ceil_div(split.tokens, TILE);
     const u32 early = tile.number == 0 ? 0 : min_of(tiles, STAGES);
     Records records = find(look_up(split, 0));
     Raw raw = load(records, 0);
 #pragma unroll 1
     for (u32 index = 0;; ++index) {
-      if (index == early && threadIdx.x % WARPGROUP == 0) queries.queries(split, first_row);
+      if (index == early && threadIdx.x % WARPGROUP == 0) queries.queries(split);
       if (index == tiles) break;
-      prefetch(split, index + TILES_AHEAD);
+      prefetch(split, index + AHEAD);
       convert(raw, records, look_up(split, index + 1));
       ++tile.number;
     }
   }
 
   // Converts all splits of the block.
-  DEVICE void run(u32 row_tile) {
+  DEVICE void run() {
     const u32 block = list_block<CLUSTER, ROW_TILES>();
     const Split first = load_split(p.work, block);
-    for (u32 index = 0; index < TILES_AHEAD; ++index) prefetch(first, index);
-    for_each_split(p.work, block, [&](const Split &of) { split(of, row_tile * ROWS); });
+    for (u32 index = 0; index != AHEAD; ++index) prefetch(first, index);
+    for_each_split(p.work, block, [&](const Split &of) { split(of); });
   }
 };
 
@@ -658,8 +709,14 @@ struct Compute {
     start_outputs(state, tile, group);
   }
 
-  // Releases this warpgroup's values of a tile.
-  DEVICE void release(Tile tile) { arrive(shared.empty[tile.stage()][group]); }
+  // Releases this warpgroup's values of a tile, to every block that copies them.
+  DEVICE void release(Tile tile) {
+    u64 &empty = shared.empty[tile.stage()][group];
+    if (SHARING == 1) return arrive(empty);
+    __syncwarp();
+    if (lane_index() < SHARING)
+      mbarrier_arrive_cluster_unordered(mapa(shared_address(&empty), lane_index()));
+  }
 
   // Adds all of a tile.
   DEVICE void add(Tile tile, Sums sums) {
@@ -829,7 +886,7 @@ KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
     if (!CONVERTS) prefetch_tensormap(p.boxes);
     if (!CONVERTS) prefetch_tensormap(p.least);
   }
-  __syncthreads();
+  SHARING > 1 ? sync_cluster() : __syncthreads();
   overlap_previous();
 
   const u32 row_tile = row_tile_of_block<CLUSTER, ROW_TILES>();
@@ -845,8 +902,10 @@ KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
   } else {
     setmaxnreg_dec<LOADING_REGISTERS>();
     if (CONVERTS)
-      Convert{p, shared, {p, shared}}.run(row_tile);
+      Convert{p, shared, {p, shared, row_tile}}.run();
     else if (threadIdx.x == COMPUTING)
-      Loader{p, shared}.run(row_tile);
+      Loader{p, shared, row_tile}.run();
   }
+  // No block returns while another copies to it, or arrives at its barriers.
+  if (SHARING > 1) sync_cluster();
 }

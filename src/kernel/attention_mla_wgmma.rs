@@ -35,8 +35,10 @@ const KEY_DIM: u64 = 576;
 const VALUE_DIM: u64 = 512;
 /// Stages of the ring, of one tile each.
 const STAGES: u32 = 2;
-/// Tiles of records that are prefetched into L2 before they are read.
+/// Tiles of records that are prefetched into L2 before they are converted.
 const TILES_AHEAD: u32 = 2;
+/// Blocks that share the tiles they read, as `multicast` has it.
+const SHARING: u32 = 2;
 /// Tiles of a sequence that one block reads: to divide fewer saves less than combining takes,
 /// some 9 us for 64 rows (docs/METHODOLOGY.md, fixed costs), in which it computes four.
 const WHOLE_TILES: u64 = 4;
@@ -97,6 +99,10 @@ pub(super) struct AttentionMlaWgmma {
     division: Division,
     /// Whether the second warpgroup scores its tile before the values of the first's.
     overtakes: bool,
+    /// Tiles that are prefetched into L2 beyond those that have a stage.
+    tiles_ahead: u32,
+    /// Row tiles that share what they copy.
+    sharing: u32,
 }
 
 impl HostHalf for AttentionMlaWgmma {
@@ -118,6 +124,18 @@ impl HostHalf for AttentionMlaWgmma {
         // Tensor cores have work during the other warpgroup's softmax, as is the default of
         // several row tiles; stages are free later.
         Configuration::new("overtakes", &[("overtakes", 1)]),
+        // Tiles that have no stage yet are prefetched into L2; those that are converted are
+        // always, two of them.
+        Configuration::new("prefetch1", &[("prefetch", 1)]),
+        Configuration::new("prefetch3", &[("prefetch", 3)]),
+        Configuration::new("prefetch4", &[("prefetch", 4)]),
+        Configuration::new("prefetch3_overtakes", &[("prefetch", 3), ("overtakes", 1)]),
+        // Pairs of row tiles copy each tile once, for both.
+        Configuration::new("multicast", &[("multicast", 1), ("cluster", 1)]),
+        Configuration::new(
+            "multicast_prefetch3",
+            &[("multicast", 1), ("cluster", 1), ("prefetch", 3)],
+        ),
         // What a split costs, in tiles: the more, the less sequences are divided.
         Configuration::new("overhead1", &[("overhead", 1)]),
         Configuration::new("overhead16", &[("overhead", 16)]),
@@ -181,7 +199,25 @@ impl HostHalf for AttentionMlaWgmma {
         let needed = |length| 0..length;
         let division = Division::new(choice, costs, work, (&p.kv(), needed), arch)?;
         let overtakes = choice.or("overtakes", u32::from(row_tiles(p) > 1)) == 1;
-        Ok(AttentionMlaWgmma { p: *p, element, cached, division, overtakes })
+        let tiles_ahead = choice.or("prefetch", if converts(p) { TILES_AHEAD } else { 0 });
+        let sharing = if choice.or("multicast", 0) == 1 { SHARING } else { 1 };
+        refuse_unless(!converts(p) && row_tiles(p).is_multiple_of(SHARING) || sharing == 1, || {
+            format!(
+                "`multicast` of latents in bf16 or f16 to an even number of row tiles, not \
+                 kv_dtype = {} and {} rows, {ROWS} to a tile; use another configuration",
+                p.kv_dtype,
+                rows(p)
+            )
+        })?;
+        Ok(AttentionMlaWgmma {
+            p: *p,
+            element,
+            cached,
+            division,
+            overtakes,
+            tiles_ahead,
+            sharing,
+        })
     }
 
     fn defines(&self) -> Defines {
@@ -191,7 +227,8 @@ impl HostHalf for AttentionMlaWgmma {
             .with(self.cached, 1)
             .with("THREADS", THREADS)
             .with("TILE_TOKENS", TILE_TOKENS)
-            .with("TILES_AHEAD", TILES_AHEAD)
+            .with("TILES_AHEAD", self.tiles_ahead)
+            .with("SHARING", self.sharing)
             .with("SHARED_BYTES", SHARED_BYTES)
             .with("Q_HEADS", p.q_heads)
             .with("NEW_TOKENS", p.new_tokens)
@@ -226,18 +263,26 @@ impl HostHalf for AttentionMlaWgmma {
             overlaps_previous: true,
             ..Launch::new("attention_mla_wgmma", division.blocks(), THREADS, params(p))
         };
-        Plan {
-            tensor_maps: tensor_maps(&p),
-            ..division.plan(launch, bytes_in_flight(&p), bytes_after_ends(&p))
-        }
+        let plan = division.plan(launch, self.bytes_in_flight(), bytes_after_ends(&p));
+        self.with_sharing(Plan { tensor_maps: tensor_maps(&p), ..plan })
     }
 }
 
-/// Bytes that a block has in flight: a tile while one is used, or those that are
-/// prefetched into L2.
-fn bytes_in_flight(p: &MlaDecode) -> u64 {
-    let tiles = if converts(p) { TILES_AHEAD } else { STAGES - 1 };
-    u64::from(tiles * TILE_TOKENS) * p.record_bytes()
+impl AttentionMlaWgmma {
+    /// Bytes that a block has in flight: those that are prefetched into L2, and a tile that is
+    /// copied while one is used.
+    fn bytes_in_flight(&self) -> u64 {
+        let copied = if converts(&self.p) { 0 } else { STAGES - 1 };
+        u64::from((copied + self.tiles_ahead) * TILE_TOKENS) * self.p.record_bytes()
+    }
+
+    /// The plan with clusters of the row tiles that share copies.
+    fn with_sharing(&self, mut plan: Plan) -> Plan {
+        if self.sharing > 1 {
+            plan.launches[0].cluster = [self.sharing, 1, 1];
+        }
+        plan
+    }
 }
 
 /// Bytes after the ends of requests that the smallest boxes copy too.

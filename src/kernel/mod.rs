@@ -69,4 +69,6 @@ pub use tensor_map::{EncodedTensorMap, TensorMap};
 #[cfg(test)]
 mod drift;
 #[cfg(test)]
+mod latent_ring;
+#[cfg(test)]
 mod tests;
