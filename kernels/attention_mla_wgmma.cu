@@ -178,7 +178,8 @@ struct Shared {
   // A warpgroup of each block that shares the tile has used its values; with both warpgroups,
   // the tile is free.
   u64 empty[STAGES][WARPGROUPS];
-  u64 weights_full[STAGES];       // attention weights and `rescales` are written
+  u64 rescales_full[STAGES];      // `rescales` are written
+  u64 weights_full[STAGES];       // attention weights are
   u64 queries_full;
   u64 queries_empty;
   Rescale rescales[STAGES][ROWS];
@@ -190,6 +191,7 @@ struct Shared {
         mbarrier_init(shared_address(&full[stage][panel]), CONVERTS ? WARPGROUP / WARP : 1);
       for (u32 group = 0; group < WARPGROUPS; ++group)
         mbarrier_init(shared_address(&empty[stage][group]), SHARING * WARPGROUP / WARP);
+      mbarrier_init(shared_address(&rescales_full[stage]), WARPGROUP / WARP);
       mbarrier_init(shared_address(&weights_full[stage]), WARPGROUP / WARP);
     }
     mbarrier_init(shared_address(&queries_full), 1);
@@ -628,14 +630,21 @@ DEVICE void clear_values(Tile tile, u32 tokens) {
     st_shared_v4(tile.panel(panel) + row * ROW_BYTES + thread % chunks * sizeof(Words4), {});
 }
 
-// Adds the scores of a tile to the online softmax; writes attention weights and rescale
-// factors for both warpgroups. Returns sums of this lane's attention weights.
-struct Sums {
-  float of[HALVES];
+// Of this thread's rows.
+struct Rescales {
+  Rescale of[HALVES];
 };
-DEVICE Sums online_softmax(const State &state, const float (&s)[TILE / 2], Shared &shared,
+
+// What is subtracted from a row's scaled scores.
+DEVICE float shift_of(float max, float scale) {
+  return RAGGED_ROWS && max == minus_infinity() ? 0 : max * scale;
+}
+
+// Adds the scores of a tile to the online softmax. Returns maxima and factors, and writes
+// them for the other warpgroup, which rescales its outputs meanwhile.
+DEVICE Rescales add_scores(const State &state, const float (&s)[TILE / 2], Shared &shared,
                            Tile tile, float scale) {
-  Sums sums = {};
+  Rescales rescales;
 #pragma unroll
   for (u32 h = 0; h < HALVES; ++h) {
     float largest = state.max[h];
@@ -643,20 +652,31 @@ DEVICE Sums online_softmax(const State &state, const float (&s)[TILE / 2], Share
     for (u32 block = 0; block < TILE / 8; ++block)
       largest = fmaxf(largest, fmaxf(s[4 * block + 2 * h], s[4 * block + 2 * h + 1]));
     const float max = max_of_quad(largest);
-    const float shift = RAGGED_ROWS && max == minus_infinity() ? 0 : max * scale;
+    rescales.of[h] = {max, ex2_approx(state.max[h] * scale - shift_of(max, scale))};
+    if (lane_index() % 4 == 0) shared.rescales[tile.stage()][lane_row(h)] = rescales.of[h];
+  }
+  arrive(shared.rescales_full[tile.stage()]);
+  return rescales;
+}
+
+// Turns scores into attention weights, and writes them for both warpgroups.
+DEVICE void write_weights(float (&s)[TILE / 2], const Rescales &rescales, Shared &shared,
+                          Tile tile, float scale) {
+#pragma unroll
+  for (u32 h = 0; h < HALVES; ++h) {
+    const float shift = shift_of(rescales.of[h].max, scale);
     const u32 row = lane_row(h);
-    if (lane_index() % 4 == 0)
-      shared.rescales[tile.stage()][row] = {max, ex2_approx(state.max[h] * scale - shift)};
     const u32 to = tile.panel(WEIGHTS_PANEL) + row * ROW_BYTES + lane_index() % 4 * sizeof(u32);
 #pragma unroll
     for (u32 block = 0; block < TILE / 8; ++block) {
-      const float left = ex2_approx(s[4 * block + 2 * h] * scale - shift);
-      const float right = ex2_approx(s[4 * block + 2 * h + 1] * scale - shift);
-      sums.of[h] += left + right;
+      float &left = s[4 * block + 2 * h], &right = s[4 * block + 2 * h + 1];
+      left = ex2_approx(left * scale - shift);
+      right = ex2_approx(right * scale - shift);
       st_shared(to + (block ^ row % 8) * sizeof(Words4), pack_weights(left, right));
     }
   }
-  return sums;
+  fence_proxy_async_shared();
+  arrive(shared.weights_full[tile.stage()]);
 }
 
 // The function that `combine` calls: one type for both warpgroups, so that they share the
@@ -686,26 +706,35 @@ struct Compute {
   Shared &shared;
   State state;
 
-  // Rescales the outputs so far to a tile's maximum and starts on its values. `sums` are
-  // of its attention weights where this warpgroup owns it, else zero.
-  DEVICE void start_values(Tile tile, Sums sums) {
+  // Rescales the outputs so far to maxima that grew.
+  DEVICE void rescale(const Rescales &to) {
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) {
+      state.max[h] = to.of[h].max;
+      state.sum[h] *= to.of[h].factor;
+    }
+    // Also where all factors are one: at a branch the compiler would wait for scores that are
+    // being multiplied (C7517).
+#pragma unroll
+    for (u32 i = 0; i < OWN_COLUMNS / 2; ++i) state.o[i] *= to.of[i / 2 % 2].factor;
+  }
+
+  // The same to those of the other warpgroup's tile, which has scored it.
+  DEVICE void rescale_to(Tile tile) {
+    wait(shared_address(&shared.rescales_full[tile.stage()]), tile.parity());
+    Rescales rescales;
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) rescales.of[h] = shared.rescales[tile.stage()][lane_row(h)];
+    rescale(rescales);
+  }
+
+  // Starts on the values of a tile.
+  DEVICE void start_values(Tile tile) {
     wait(shared_address(&shared.weights_full[tile.stage()]), tile.parity());
     // For a tile of the other warpgroup, this one has not waited for the panels yet.
 #pragma unroll 1
     for (u32 panel = 0; panel < OWN_PANELS; ++panel)
       wait(shared_address(&shared.full[tile.stage()][group * OWN_PANELS + panel]), tile.parity());
-    float factor[HALVES];
-#pragma unroll
-    for (u32 h = 0; h < HALVES; ++h) {
-      const Rescale rescale = shared.rescales[tile.stage()][lane_row(h)];
-      state.max[h] = rescale.max;
-      state.sum[h] = state.sum[h] * rescale.factor + sums.of[h];
-      factor[h] = rescale.factor;
-    }
-    // Also where all factors are one: at a branch the compiler would wait for scores that are
-    // being multiplied (C7517).
-#pragma unroll
-    for (u32 i = 0; i < OWN_COLUMNS / 2; ++i) state.o[i] *= factor[i / 2 % 2];
     start_outputs(state, tile, group);
   }
 
@@ -718,9 +747,9 @@ struct Compute {
       mbarrier_arrive_cluster_unordered(mapa(shared_address(&empty), lane_index()));
   }
 
-  // Adds all of a tile.
-  DEVICE void add(Tile tile, Sums sums) {
-    start_values(tile, sums);
+  // Adds the values of a tile, to whose maxima outputs are rescaled.
+  DEVICE void add(Tile tile) {
+    start_values(tile);
     wgmma_commit_group();
     finish<0>(state.o);
     release(tile);
@@ -733,15 +762,37 @@ struct Compute {
     if (OVERTAKES) {
       start_scores(s, shared, tile);
       wgmma_commit_group();
-      start_values(before, {});
+      rescale_to(before);
+      start_values(before);
       wgmma_commit_group();
       finish<1>(s);
     } else {
-      add(before, {});
+      rescale_to(before);
+      add(before);
       start_scores(s, shared, tile);
       wgmma_commit_group();
       finish<0>(s);
     }
+  }
+
+  // Adds the scores of a tile to the softmax, and its values to the outputs. Outputs are
+  // rescaled beside the exponentials, or where it has overtaken when `before` is added to them.
+  DEVICE void attend_to(float (&s)[TILE / 2], Tile tile, Tile before) {
+    const Rescales rescales = add_scores(state, s, shared, tile, p.scale);
+    if (!OVERTAKES) rescale(rescales);
+    write_weights(s, rescales, shared, tile, p.scale);
+    if (OVERTAKES) {
+      finish<0>(state.o);
+      release(before);
+      rescale(rescales);
+    }
+    // Behind what the other warpgroup waits for.
+    float sums[HALVES] = {};
+#pragma unroll
+    for (u32 i = 0; i < TILE / 2; ++i) sums[i / 2 % 2] += s[i];
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) state.sum[h] += sums[h];
+    add(tile);
   }
 
   // Attends to the tokens of `split`, whose first tile is `first`.
@@ -775,21 +826,16 @@ struct Compute {
         // All four warps have read the keys that attention weights and zeros overwrite.
         sync_warpgroup<group>();
         if (!CONVERTS && left < TILE) clear_values(tile, left);
-        const Sums sums = online_softmax(state, s, shared, tile, p.scale);
-        fence_proxy_async_shared();
-        arrive(shared.weights_full[tile.stage()]);
-        if (OVERTAKES) {
-          finish<0>(state.o);
-          release(first.after(index - 1));
-        }
-        add(tile, sums);
+        attend_to(s, tile, {tile.number - 1});
         if (index + WARPGROUPS >= tiles) break;
         next(s, first.after(index + WARPGROUPS));
       }
     }
     // The last tile, where the other warpgroup owns it.
-    if (tiles > 0 && (tiles - 1) % WARPGROUPS != group)
-      add(first.after(tiles - 1), {});
+    if (tiles > 0 && (tiles - 1) % WARPGROUPS != group) {
+      rescale_to(first.after(tiles - 1));
+      add(first.after(tiles - 1));
+    }
   }
 
   // Writes outputs, or partial results where the sequence has further splits; in clusters to

@@ -573,6 +573,12 @@ const CODE: &[Check] = &[
     ),
     (
         "attention_mla_wgmma",
+        "SHARING=2 TILES_AHEAD=3",
+        "attention_mla_wgmma",
+        &["UTMALDG.3D.MULTICAST", "UBLKPF.L2", "UCGABAR_ARV", "HGMMA.64x256x16.F32"],
+    ),
+    (
+        "attention_mla_wgmma",
         "CACHED_E4M3=1",
         "attention_mla_wgmma",
         &[

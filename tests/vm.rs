@@ -852,13 +852,42 @@ fn latent_attention_by_warpgroup_reads_what_it_must() {
         ("context=777,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged3", 1.0..1.1),
     ] {
         let problem: Problem = format!("mla_decode:batch=3,{rest}").parse().unwrap();
-        for kernel in ["attention_mla_wgmma", "attention_mla_wgmma.no_cluster"] {
+        for kernel in [
+            "attention_mla_wgmma",
+            "attention_mla_wgmma.no_cluster",
+            "attention_mla_wgmma.prefetch3",
+        ] {
             let times = padding_of(&mut device, &problem, kernel);
             assert!(
                 padding.contains(&times),
                 "{rest}: {times} times the FLOPs by {kernel}"
             );
         }
+    }
+}
+
+/// Row tiles read the same latents, each all of them; in pairs that copy for each other, both
+/// together read them once. What is prefetched is not read by them.
+#[test]
+fn row_tiles_that_share_copies_read_latents_once() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    let text = "mla_decode:batch=4,context=640,q_heads=128,dtype=bf16,layout=paged64";
+    let problem: Problem = text.parse().unwrap();
+    let (latents, queries) = (4.0 * 640.0 * 1152.0, 4.0 * 128.0 * 1152.0);
+    for (kernel, times) in
+        [("no_cluster", 2.0), ("multicast", 1.0), ("multicast_prefetch3", 1.0)]
+    {
+        let kernel = format!("attention_mla_wgmma.{kernel}");
+        let counted = device.count(&problem, &kernel, SEED).unwrap();
+        let read: u64 = counted.counts.iter().map(|launch| launch.global_read_bytes).sum();
+        let ratio = (read as f64 - queries) / latents / times;
+        assert!(
+            (ratio - 1.0).abs() < 0.05,
+            "{kernel}: {ratio} of the latents, {times} times"
+        );
     }
 }
 

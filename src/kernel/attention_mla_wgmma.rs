@@ -201,14 +201,17 @@ impl HostHalf for AttentionMlaWgmma {
         let overtakes = choice.or("overtakes", u32::from(row_tiles(p) > 1)) == 1;
         let tiles_ahead = choice.or("prefetch", if converts(p) { TILES_AHEAD } else { 0 });
         let sharing = if choice.or("multicast", 0) == 1 { SHARING } else { 1 };
-        refuse_unless(!converts(p) && row_tiles(p).is_multiple_of(SHARING) || sharing == 1, || {
-            format!(
-                "`multicast` of latents in bf16 or f16 to an even number of row tiles, not \
+        refuse_unless(
+            !converts(p) && row_tiles(p).is_multiple_of(SHARING) || sharing == 1,
+            || {
+                format!(
+                    "`multicast` of latents in bf16 or f16 to an even number of row tiles, not \
                  kv_dtype = {} and {} rows, {ROWS} to a tile; use another configuration",
-                p.kv_dtype,
-                rows(p)
-            )
-        })?;
+                    p.kv_dtype,
+                    rows(p)
+                )
+            },
+        )?;
         Ok(AttentionMlaWgmma {
             p: *p,
             element,
@@ -419,6 +422,42 @@ mod tests {
         };
         assert_eq!([64, 128].map(|heads| overtakes(heads, "no_cluster")), [false, true]);
         assert_eq!([64, 128].map(|heads| overtakes(heads, "overtakes")), [true, true]);
+    }
+
+    #[test]
+    fn pairs_of_row_tiles_share_what_they_copy() {
+        let named = |rest: &str, name: &str| {
+            let text = problem(&format!("batch=128,context=4096,dtype=bf16,{rest}"));
+            let choice =
+                AttentionMlaWgmma::CONFIGURATIONS.iter().find(|other| other.name == name);
+            AttentionMlaWgmma::configure(&operation(&text), Arch::SM_90, choice.unwrap())
+        };
+        for (rest, name, [sharing, tiles]) in [
+            ("q_heads=128", "multicast", [2, 1]),
+            ("q_heads=64,new_tokens=4", "multicast_prefetch3", [2, 4]),
+            ("q_heads=64", "prefetch3_overtakes", [1, 4]),
+            ("q_heads=128", "no_cluster", [1, 1]),
+            // Those that are converted are only prefetched, two of them unless asked.
+            ("q_heads=128,kv_dtype=fp8_e4m3", "prefetch3", [1, 3]),
+            ("q_heads=128,kv_dtype=fp8_e4m3", "no_cluster", [1, 2]),
+        ] {
+            let kernel = named(rest, name).unwrap_or_else(|why| panic!("{rest}: {why:?}"));
+            let launch = &kernel.plan(&h100()).launches[0];
+            assert_eq!(launch.cluster, [sharing, 1, 1], "{rest} {name}");
+            assert!(launch.grid[0].is_multiple_of(sharing), "{rest} {name}");
+            let tile_bytes = u64::from(TILE_TOKENS) * kernel.p.record_bytes();
+            assert_eq!(
+                kernel.bytes_in_flight(),
+                u64::from(tiles) * tile_bytes,
+                "{rest} {name}"
+            );
+        }
+        for rest in
+            ["q_heads=64", "q_heads=33,new_tokens=5", "q_heads=128,kv_dtype=fp8_e4m3"]
+        {
+            let why = named(rest, "multicast").err().unwrap_or_else(|| panic!("{rest}")).0;
+            assert!(why.contains("an even number of row tiles"), "{why}");
+        }
     }
 
     #[test]

@@ -356,7 +356,7 @@ fn every_configuration_is_another_way_to_run_some_problem() {
     let latents =
         ["batch=8,context=256", "batch=128,context=16384", "batch=1,context=32768"].map(
             |cache| {
-                ["16", "64"].map(|q_heads| {
+                ["16", "64", "128"].map(|q_heads| {
                     format!("mla_decode:{cache},q_heads={q_heads},dtype=bf16")
                 })
             },
