@@ -573,7 +573,7 @@ const CODE: &[Check] = &[
     ),
     (
         "attention_mla_wgmma",
-        "SHARING=2 TILES_AHEAD=3",
+        "SHARING=2 TILES_AHEAD=2",
         "attention_mla_wgmma",
         &["UTMALDG.3D.MULTICAST", "UBLKPF.L2", "UCGABAR_ARV", "HGMMA.64x256x16.F32"],
     ),

@@ -855,7 +855,7 @@ fn latent_attention_by_warpgroup_reads_what_it_must() {
         for kernel in [
             "attention_mla_wgmma",
             "attention_mla_wgmma.no_cluster",
-            "attention_mla_wgmma.prefetch3",
+            "attention_mla_wgmma.prefetch0",
         ] {
             let times = padding_of(&mut device, &problem, kernel);
             assert!(
@@ -878,7 +878,7 @@ fn row_tiles_that_share_copies_read_latents_once() {
     let problem: Problem = text.parse().unwrap();
     let (latents, queries) = (4.0 * 640.0 * 1152.0, 4.0 * 128.0 * 1152.0);
     for (kernel, times) in
-        [("no_cluster", 2.0), ("multicast", 1.0), ("multicast_prefetch3", 1.0)]
+        [("no_cluster", 2.0), ("multicast", 1.0), ("multicast_prefetch0", 1.0)]
     {
         let kernel = format!("attention_mla_wgmma.{kernel}");
         let counted = device.count(&problem, &kernel, SEED).unwrap();

@@ -35,7 +35,8 @@ const KEY_DIM: u64 = 576;
 const VALUE_DIM: u64 = 512;
 /// Stages of the ring, of one tile each.
 const STAGES: u32 = 2;
-/// Tiles of records that are prefetched into L2 before they are converted.
+/// Tiles that are prefetched into L2 beyond those that have a stage, or of records that are
+/// converted before they are read.
 const TILES_AHEAD: u32 = 2;
 /// Blocks that share the tiles they read, as `multicast` has it.
 const SHARING: u32 = 2;
@@ -124,17 +125,15 @@ impl HostHalf for AttentionMlaWgmma {
         // Tensor cores have work during the other warpgroup's softmax, as is the default of
         // several row tiles; stages are free later.
         Configuration::new("overtakes", &[("overtakes", 1)]),
-        // Tiles that have no stage yet are prefetched into L2; those that are converted are
-        // always, two of them.
+        // Tiles that have no stage yet are prefetched into L2: other numbers of them.
+        Configuration::new("prefetch0", &[("prefetch", 0)]),
         Configuration::new("prefetch1", &[("prefetch", 1)]),
-        Configuration::new("prefetch3", &[("prefetch", 3)]),
         Configuration::new("prefetch4", &[("prefetch", 4)]),
-        Configuration::new("prefetch3_overtakes", &[("prefetch", 3), ("overtakes", 1)]),
         // Pairs of row tiles copy each tile once, for both.
         Configuration::new("multicast", &[("multicast", 1), ("cluster", 1)]),
         Configuration::new(
-            "multicast_prefetch3",
-            &[("multicast", 1), ("cluster", 1), ("prefetch", 3)],
+            "multicast_prefetch0",
+            &[("multicast", 1), ("cluster", 1), ("prefetch", 0)],
         ),
         // What a split costs, in tiles: the more, the less sequences are divided.
         Configuration::new("overhead1", &[("overhead", 1)]),
@@ -199,7 +198,14 @@ impl HostHalf for AttentionMlaWgmma {
         let needed = |length| 0..length;
         let division = Division::new(choice, costs, work, (&p.kv(), needed), arch)?;
         let overtakes = choice.or("overtakes", u32::from(row_tiles(p) > 1)) == 1;
-        let tiles_ahead = choice.or("prefetch", if converts(p) { TILES_AHEAD } else { 0 });
+        let tiles_ahead = choice.or("prefetch", TILES_AHEAD);
+        refuse_unless(!converts(p) || tiles_ahead > 0, || {
+            format!(
+                "records in {} that are prefetched before they are read; use another \
+                 configuration",
+                p.kv_dtype
+            )
+        })?;
         let sharing = if choice.or("multicast", 0) == 1 { SHARING } else { 1 };
         refuse_unless(
             !converts(p) && row_tiles(p).is_multiple_of(SHARING) || sharing == 1,
@@ -371,7 +377,7 @@ mod tests {
         let plain = problem("batch=8,context=4096,q_heads=64,dtype=bf16");
         let launch = &plan::<AttentionMlaWgmma>(&plain, &h100()).launches[0];
         assert_eq!((launch.grid, launch.block), ([96, 1, 1], [384, 1, 1]));
-        assert_eq!((launch.shared_bytes, launch.bytes_in_flight), (3 * 73728, 73728));
+        assert_eq!((launch.shared_bytes, launch.bytes_in_flight), (3 * 73728, 3 * 73728));
         let records = "batch=8,context=4096,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3";
         let plan = plan::<AttentionMlaWgmma>(&problem(records), &h100());
         assert_eq!((plan.tensor_maps.len(), plan.launches[0].bytes_in_flight), (1, 83_968));
@@ -425,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_of_row_tiles_share_what_they_copy() {
+    fn tiles_are_prefetched_and_pairs_of_row_tiles_share_them() {
         let named = |rest: &str, name: &str| {
             let text = problem(&format!("batch=128,context=4096,dtype=bf16,{rest}"));
             let choice =
@@ -433,12 +439,12 @@ mod tests {
             AttentionMlaWgmma::configure(&operation(&text), Arch::SM_90, choice.unwrap())
         };
         for (rest, name, [sharing, tiles]) in [
-            ("q_heads=128", "multicast", [2, 1]),
-            ("q_heads=64,new_tokens=4", "multicast_prefetch3", [2, 4]),
-            ("q_heads=64", "prefetch3_overtakes", [1, 4]),
-            ("q_heads=128", "no_cluster", [1, 1]),
-            // Those that are converted are only prefetched, two of them unless asked.
-            ("q_heads=128,kv_dtype=fp8_e4m3", "prefetch3", [1, 3]),
+            ("q_heads=128", "multicast", [2, 3]),
+            ("q_heads=64,new_tokens=4", "multicast_prefetch0", [2, 1]),
+            ("q_heads=64", "prefetch4", [1, 5]),
+            ("q_heads=128", "no_cluster", [1, 3]),
+            // Those that are converted are only prefetched.
+            ("q_heads=128,kv_dtype=fp8_e4m3", "prefetch1", [1, 1]),
             ("q_heads=128,kv_dtype=fp8_e4m3", "no_cluster", [1, 2]),
         ] {
             let kernel = named(rest, name).unwrap_or_else(|why| panic!("{rest}: {why:?}"));
@@ -458,6 +464,8 @@ mod tests {
             let why = named(rest, "multicast").err().unwrap_or_else(|| panic!("{rest}")).0;
             assert!(why.contains("an even number of row tiles"), "{why}");
         }
+        let why = named("q_heads=64,kv_dtype=fp8_e4m3", "prefetch0").err().unwrap().0;
+        assert!(why.contains("records in fp8_e4m3"), "{why}");
     }
 
     #[test]

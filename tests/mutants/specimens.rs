@@ -356,6 +356,14 @@ pub const SLOW: &[(&str, &[&str])] = &[
             "mla_decode:batch=2,context=250,q_heads=33,dtype=bf16,layout=paged16,lengths=ragged",
         ],
     ),
+    // Pairs of blocks that copy for each other: more tiles than stages, several requests.
+    (
+        "attention_mla_wgmma.multicast",
+        &[
+            "mla_decode:batch=1,context=511,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
+            "mla_decode:batch=5,context=250,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64,lengths=ragged",
+        ],
+    ),
     // Several tiles; a window that begins within one; more items than blocks; more tiles than
     // stages.
     (
