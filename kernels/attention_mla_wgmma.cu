@@ -383,10 +383,14 @@ struct RecordIndices {
 };
 
 // The same records: where this thread's elements of each begin, null where there is no
-// record; and one of the record's scales, that of quarter lane % 4.
+// record.
 struct Records {
   const u8 *at[Share::TOKENS];
-  float scale[Share::TOKENS];
+};
+
+// One of the scales of each: that of quarter lane % 4.
+struct Scales {
+  float of[Share::TOKENS];
 };
 
 // A thread's elements of one part of the records.
@@ -395,8 +399,11 @@ struct Raw {
 };
 
 struct Convert {
-  // Parts of a tile: its quarters and the rope panel.
+  // Parts of a tile: its quarters and the rope panel; and those that are being loaded while one
+  // is converted, which takes less than a load from L2.
   static constexpr u32 PARTS = QUARTERS + 1;
+  static constexpr u32 PARTS_AHEAD = 2;
+  static_assert(PARTS_AHEAD < PARTS, "they are of this tile and the next");
 
   const Params &p;
   Shared &shared;
@@ -416,20 +423,30 @@ struct Convert {
     return indices;
   }
 
-  // Finds the records and loads their scales.
+  // Finds the records.
   DEVICE Records find(const RecordIndices &indices) const {
     Records records;
 #pragma unroll
     for (u32 i = 0; i < Share::TOKENS; ++i) {
       records.at[i] = nullptr;
-      records.scale[i] = 0;
-      if (indices.of[i] == RecordIndices::NONE) continue;
-      const u8 *record = p.kv + u64(indices.of[i]) * RECORD_BYTES;
-      records.at[i] = record + Share::chunk() * CHUNK_BYTES;
-      records.scale[i] = ld_global_nc_f32(reinterpret_cast<const float *>(record + SCALES_AT) +
-                                          lane_index() % QUARTERS);
+      if (indices.of[i] != RecordIndices::NONE)
+        records.at[i] = p.kv + u64(indices.of[i]) * RECORD_BYTES + Share::chunk() * CHUNK_BYTES;
     }
     return records;
+  }
+
+  // Loads their scales.
+  DEVICE Scales load_scales(const Records &records) const {
+    // Computed here, once for each tile: there is no register to keep it.
+    const i32 from_elements = SCALES_AT + held(lane_index()) % QUARTERS * sizeof(float) -
+                              Share::chunk() * CHUNK_BYTES;
+    Scales scales = {};
+#pragma unroll
+    for (u32 i = 0; i < Share::TOKENS; ++i)
+      if (records.at[i] != nullptr)
+        scales.of[i] =
+            ld_global_nc_f32(reinterpret_cast<const float *>(records.at[i] + from_elements));
+    return scales;
   }
 
   // Loads a part of the records; zeros where there is no record, since memory there may
@@ -449,12 +466,13 @@ struct Convert {
   }
 
   // Writes a quarter as two panels of keys, times its scales.
-  DEVICE void store(const Raw &raw, const u32 (&scales)[Share::TOKENS], u32 part) const {
+  DEVICE void store(const Raw &raw, const u32 (&scales)[Share::TOKENS / 2], u32 part) const {
     const u32 panel = Share::chunk() / 4, chunk = Share::chunk() % 4 * 2;
     const u32 to = tile.panel(part * 2) + panel * PANEL_BYTES + Share::offset(chunk);
 #pragma unroll
     for (u32 i = 0; i < Share::TOKENS; ++i) {
-      const u32 scale = __shfl_sync(ALL_LANES, scales[i], part, QUARTERS);
+      const u32 pair = __shfl_sync(ALL_LANES, scales[i / 2], part, QUARTERS);
+      const u32 scale = __byte_perm(pair, pair, i % 2 ? 0x3232 : 0x1010);
       Words4 chunks[2];
 #pragma unroll
       for (u32 j = 0; j < 4; ++j) {
@@ -482,30 +500,34 @@ struct Convert {
     if (run < TILE && find_tile(p, split, index)) prefetch_run<RUN>(p, split, index * TILE + run);
   }
 
-  // Converts a tile whose first part is being loaded: the values of each warpgroup when it
-  // has used those before. Starts to load each part before it writes the part before, at
-  // the end the first part of the next tile.
-  DEVICE void convert(Raw &raw, Records &records, const RecordIndices &next) const {
+  // Converts a tile whose first parts are being loaded: the values of each warpgroup when it
+  // has used those before. Starts to load later parts before it writes one, at the end those of
+  // the next tile.
+  DEVICE void convert(Raw (&raw)[PARTS_AHEAD], Records &records, Scales &of_records,
+                      const RecordIndices &next) const {
     const u32 stage = tile.stage();
-    u32 scales[Share::TOKENS];
+    u32 scales[Share::TOKENS / 2];  // of two tokens each
 #pragma unroll
-    for (u32 i = 0; i < Share::TOKENS; ++i)
-      scales[i] = cvt_f16x2(records.scale[i], records.scale[i]);
+    for (u32 i = 0; i < Share::TOKENS / 2; ++i)
+      scales[i] = cvt_f16x2(of_records.of[2 * i], of_records.of[2 * i + 1]);
 #pragma unroll
     for (u32 part = 0; part < PARTS; ++part) {
-      if (part + 1 == PARTS) records = find(next);
-      const Raw after = load(records, (part + 1) % PARTS);
+      if (part + PARTS_AHEAD == PARTS) records = find(next);
+      if (part + 1 == PARTS) of_records = load_scales(records);
+      const Raw after = load(records, (part + PARTS_AHEAD) % PARTS);
       if (part < QUARTERS && part * 2 % OWN_PANELS == 0)
         wait(shared_address(&shared.empty[stage][part * 2 / OWN_PANELS]), tile.parity() ^ 1);
       if (part < QUARTERS)
-        store(raw, scales, part);
+        store(raw[0], scales, part);
       else
-        store_rope(raw);
+        store_rope(raw[0]);
       fence_proxy_async_shared();
 #pragma unroll
       for (u32 panel = part * 2; panel < min_of(part * 2 + 2, KEY_PANELS); ++panel)
         arrive(shared.full[stage][panel]);
-      raw = after;
+#pragma unroll
+      for (u32 i = 0; i + 1 < PARTS_AHEAD; ++i) raw[i] = raw[i + 1];
+      raw[PARTS_AHEAD - 1] = after;
     }
   }
 
@@ -515,13 +537,16 @@ struct Convert {
     const u32 tiles = ceil_div(split.tokens, TILE);
     const u32 early = tile.number == 0 ? 0 : min_of(tiles, STAGES);
     Records records = find(look_up(split, 0));
-    Raw raw = load(records, 0);
+    Scales scales = load_scales(records);
+    Raw raw[PARTS_AHEAD];
+#pragma unroll
+    for (u32 part = 0; part < PARTS_AHEAD; ++part) raw[part] = load(records, part);
 #pragma unroll 1
     for (u32 index = 0;; ++index) {
       if (index == early && threadIdx.x % WARPGROUP == 0) queries.queries(split);
       if (index == tiles) break;
       prefetch(split, index + AHEAD);
-      convert(raw, records, look_up(split, index + 1));
+      convert(raw, records, scales, look_up(split, index + 1));
       ++tile.number;
     }
   }
@@ -738,7 +763,8 @@ struct Compute {
     start_outputs(state, tile, group);
   }
 
-  // Releases this warpgroup's values of a tile, to every block that copies them.
+  // Releases this warpgroup's values of a tile, to every block that copies them. What threads have
+  // written there, weights and zeros, a proxy fence has followed, and products that read it.
   DEVICE void release(Tile tile) {
     u64 &empty = shared.empty[tile.stage()][group];
     if (SHARING == 1) return arrive(empty);

@@ -22,7 +22,8 @@ constexpr bool FETCHES_AHEAD = true;
 constexpr bool FETCHES_AHEAD = false;
 #endif
 
-// The first statement of a kernel whose launches may begin while the one before them ends.
+// Of a kernel whose launches may begin while the one before them ends: before it reads or writes
+// anything but what no launch writes, such as work lists and page tables.
 DEVICE void overlap_previous() {
 #ifdef OVERLAP
   if (!FETCHES_AHEAD) wait_for_previous();

@@ -216,7 +216,8 @@ impl Tile {
     /// alone on its SM.
     fn unit_clocks(&self) -> (f64, f64) {
         let columns = stage_columns(self.w_dtype);
-        let tensor = f64::from(self.rows() * self.tokens * columns) / nominal::MULTIPLY_ADDS;
+        let tensor =
+            f64::from(self.rows() * self.tokens * columns) / nominal::MULTIPLY_ADDS;
         let x_bytes = 2 * self.tokens * columns;
         let copied = f64::from(self.weight_bytes() + x_bytes);
         let from_l2 = f64::from(self.l2_bytes());
@@ -363,7 +364,8 @@ fn tile_of(
         )
     })?;
     let groups = choice.or("groups", GROUPS);
-    let most_tokens = if groups > GROUPS { MOST_SHARED_TOKENS } else { MOST_ROWS_OF_A_GROUP };
+    let most_tokens =
+        if groups > GROUPS { MOST_SHARED_TOKENS } else { MOST_ROWS_OF_A_GROUP };
     refuse_unless(groups == GROUPS || default.tokens <= most_tokens, || {
         format!(
             "{} rows of weights in a block with up to {most_tokens} rows, not {rows}; use the \
@@ -372,8 +374,7 @@ fn tile_of(
         )
     })?;
     let stages = choice.or("stages", MAX_STAGES);
-    let tile =
-        Tile::with_rings([default.tokens, groups], w_dtype, arch, (blocks, stages));
+    let tile = Tile::with_rings([default.tokens, groups], w_dtype, arch, (blocks, stages));
     Ok(Tile { sharing: choice.or("sharing", tile.sharing), ..tile })
 }
 
