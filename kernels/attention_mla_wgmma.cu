@@ -28,10 +28,9 @@
 //               outputs to the new maximum
 //   both        outputs = outputs * factor + weights * values, in their columns
 //
-// While one warpgroup computes its softmax, the other multiplies. Where tensor cores
-// bind, with several row tiles or as asked (OVERTAKE), the second warpgroup starts on the scores of its own tile
-// even before the values of the first's tile; otherwise it does the values first, so that
-// stages are free early and memory, which binds, never waits.
+// While one warpgroup computes its softmax, the other multiplies. With OVERTAKE the second
+// warpgroup starts on the scores of its own tile even before the values of the first's tile;
+// otherwise it does the values first, so that stages are free early.
 //
 // The last block of a sequence combines its splits; or with CLUSTER > 1 these are the blocks of
 // clusters, with one split each, which combine them together (split_kv.cuh).
@@ -723,8 +722,7 @@ struct WriteCombined {
 template <u32 group>
 struct Compute {
   // Whether this warpgroup computes the scores of its tiles before the values of the
-  // other's: where tensor cores bind rather than memory, so that they have work during
-  // the other's softmax.
+  // other's, so that tensor cores have work during the other's softmax.
   static constexpr bool OVERTAKES = group == 1 && OVERTAKE;
 
   const Params &p;

@@ -366,6 +366,9 @@ fn every_configuration_is_another_way_to_run_some_problem() {
         .chain(&compute_bound_points())
         .chain(&short)
         .chain(latents.as_flattened())
+        .chain(&[String::from(
+            "mla_decode:batch=128,context=4096,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3",
+        )])
         .map(|text| text.parse().unwrap())
         .collect();
     let target = Target::new(Arch::SM_90, Arch::SM_90.usual_sms());
