@@ -19,8 +19,10 @@
 // scales. Tiles that have no stage yet are prefetched into L2, TILES_AHEAD of them: a stage
 // then waits for L2 rather than for memory, and memory is busy while no stage is free.
 // With SHARING, pairs of row tiles are clusters: each copies every second panel, to both
-// blocks, so that a tile takes half of what L2 delivers to an SM. Warpgroup 0 owns the first tile of a split, warpgroup 1 the second, and so on;
-// warpgroup w has the 256 columns of the outputs of all tiles from 256 w on. For a tile
+// blocks, so that a tile takes half of what L2 delivers to an SM.
+//
+// Warpgroup 0 owns the first tile of a split, warpgroup 1 the second, and so on; warpgroup w
+// has the 256 columns of the outputs of all tiles from 256 w on. For a tile
 //
 //   its owner   scores = q k^T, panel by panel as they arrive; attention weights by
 //               online softmax (in powers of two), written over the tile's last panel,

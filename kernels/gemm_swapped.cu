@@ -32,8 +32,8 @@
 // With 256 tokens a unit takes the tensor cores about as long as it takes memory in 16 bits,
 // so smaller weights are then bound by the tensor cores and not by memory.
 //
-// Launch: a cluster of `splits` times SHARING blocks for SHARING tiles, THREADS threads, SHARED_BYTES of dynamic
-// shared memory. Every block has at least one unit.
+// Launch: a cluster of `splits` times SHARING blocks for SHARING tiles, THREADS threads,
+// SHARED_BYTES of dynamic shared memory. Every block has at least one unit.
 #include "mbarrier.cuh"
 #include "weights.cuh"
 #include "wgmma.cuh"
