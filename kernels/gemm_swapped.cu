@@ -85,9 +85,11 @@ typedef Wgmma<ELEMENT, TOKENS> Products;
 constexpr u32 SUMS_STRIDE = ROWS + 4;
 constexpr u32 SUMS_BYTES = TOKENS * SUMS_STRIDE * sizeof(float);
 constexpr u32 VECTORS = ROWS / 4;
-// Threads with the same rows have tokens so far apart, of which they add several at a time.
+// Threads with the same rows have tokens so far apart, of which they add several at a time, of
+// several blocks: as many loads in flight as there are registers for.
 constexpr u32 APART = COMPUTING / VECTORS;
 constexpr u32 TOKENS_OF_THREAD = TOKENS <= 64 ? 4 : 8;
+constexpr u32 RANKS_AT_ONCE = TOKENS <= 64 ? 4 : 2;
 
 static_assert(THREADS == COMPUTING + WARP || REALLOCATES && GROUPS == 2,
               "a warp loads, or a warpgroup whose registers suffice for two others");
@@ -498,8 +500,8 @@ DEVICE void write_output(const Params &p, u32 token, u32 row, const Floats4 &sum
 }
 
 // Adds the sums of all blocks of the cluster for this block's share of the tokens, and writes
-// the outputs. Loads from other SMs take long: a thread has those of several tokens and of two
-// blocks in flight.
+// the outputs. Loads from other SMs take long: a thread has those of several tokens and
+// blocks in flight, and none of tokens that others have.
 DEVICE void write_outputs(const Params &p, const Work &work, const Floats4 &scales) {
   const u32 tokens = min_of<u32>(TOKENS, p.m - work.token), share = ceil_div(tokens, p.splits);
   const u32 first = min_of(work.rank * share, tokens), end = min_of(first + share, tokens);
@@ -508,27 +510,23 @@ DEVICE void write_outputs(const Params &p, const Work &work, const Floats4 &scal
   const u32 at = shared_address(rings) + row * sizeof(float);
 #pragma unroll 1
   for (u32 from = first + threadIdx.x / VECTORS; from < end; from += TOKENS_OF_THREAD * APART) {
-    u32 token_at[TOKENS_OF_THREAD];
-#pragma unroll
-    for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
-      token_at[i] = at + min_of(from + i * APART, end - 1) * (SUMS_STRIDE * sizeof(float));
     Floats4 sums[TOKENS_OF_THREAD] = {};
 #pragma unroll 1
-    for (u32 rank = 0; rank < p.splits; rank += 2) {
-      Words4 words[2][TOKENS_OF_THREAD];
+    for (u32 rank = 0; rank < p.splits; rank += RANKS_AT_ONCE) {
+      Words4 words[RANKS_AT_ONCE][TOKENS_OF_THREAD] = {};
 #pragma unroll
-      for (u32 j = 0; j < 2; ++j)
-        if (rank + j < p.splits)
+      for (u32 j = 0; j < RANKS_AT_ONCE; ++j)
 #pragma unroll
-          for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
-            words[j][i] = load_sums(work, token_at[i], rank + j);
+        for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
+          if (rank + j < p.splits && from + i * APART < end)
+            words[j][i] = load_sums(
+                work, at + (from + i * APART) * (SUMS_STRIDE * sizeof(float)), rank + j);
 #pragma unroll
-      for (u32 j = 0; j < 2; ++j)
-        if (rank + j < p.splits)
+      for (u32 j = 0; j < RANKS_AT_ONCE; ++j)
 #pragma unroll
-          for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
+        for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
 #pragma unroll
-            for (u32 k = 0; k < 4; ++k) sums[i].x[k] += __int_as_float(words[j][i].w[k]);
+          for (u32 k = 0; k < 4; ++k) sums[i].x[k] += __int_as_float(words[j][i].w[k]);
     }
 #pragma unroll
     for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
