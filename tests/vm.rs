@@ -855,7 +855,7 @@ fn latent_attention_by_warpgroup_reads_what_it_must() {
         for kernel in [
             "attention_mla_wgmma",
             "attention_mla_wgmma.no_cluster",
-            "attention_mla_wgmma.prefetch0",
+            "attention_mla_wgmma.prefetch4",
         ] {
             let times = padding_of(&mut device, &problem, kernel);
             assert!(
