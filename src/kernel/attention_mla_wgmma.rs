@@ -91,6 +91,60 @@ fn row_tiles(p: &MlaDecode) -> u32 {
     rows(p).div_ceil(ROWS.into()) as u32
 }
 
+/// Refuses shapes that the kernel has no tiles for.
+fn refuse_shape(p: &MlaDecode) -> Result<(), Refusal> {
+    refuse_unless((p.key_dim(), p.latent_dim) == (KEY_DIM, VALUE_DIM), || {
+        format!(
+            "latent_dim = 512 and rope_dim = 64, not {} and {}; use `attention_mla`",
+            p.latent_dim, p.rope_dim
+        )
+    })?;
+    refuse_unless(rows(p) >= LEAST_ROWS, || {
+        format!(
+            "{LEAST_ROWS} and more query heads times new_tokens, which it pads to {ROWS}, \
+             not {}; use `attention_mla`",
+            rows(p)
+        )
+    })?;
+    refuse_unless(p.new_tokens <= MAX_NEW_TOKENS, || {
+        format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
+    })?;
+    let (page, tile) = (page_size(p.layout), u64::from(TILE_TOKENS));
+    let is_boxes = page.is_multiple_of(tile)
+        || tile.is_multiple_of(page) && page >= u64::from(LEAST_BOX);
+    refuse_unless(converts(p) || is_boxes, || {
+        format!(
+            "pages of 8, 16, 32 or multiples of 64 tokens, not {page}; use `attention_mla`"
+        )
+    })?;
+    refuse_counts(&p.kv())
+}
+
+/// Tiles that a configuration prefetches, and row tiles that share what they copy.
+fn copies_of(p: &MlaDecode, choice: &Configuration) -> Result<(u32, u32), Refusal> {
+    let tiles_ahead = choice.or("prefetch", TILES_AHEAD);
+    refuse_unless(!converts(p) || tiles_ahead > 0, || {
+        format!(
+            "records in {} that are prefetched before they are read; use another \
+             configuration",
+            p.kv_dtype
+        )
+    })?;
+    let sharing = if choice.or("multicast", 0) == 1 { SHARING } else { 1 };
+    refuse_unless(
+        !converts(p) && row_tiles(p).is_multiple_of(SHARING) || sharing == 1,
+        || {
+            format!(
+                "`multicast` of latents in bf16 or f16 to an even number of row tiles, not \
+             kv_dtype = {} and {} rows, {ROWS} to a tile; use another configuration",
+                p.kv_dtype,
+                rows(p)
+            )
+        },
+    )?;
+    Ok((tiles_ahead, sharing))
+}
+
 /// Latent attention of few new tokens to a cache, with wgmma.
 pub(super) struct AttentionMlaWgmma {
     p: MlaDecode,
@@ -164,29 +218,7 @@ impl HostHalf for AttentionMlaWgmma {
                 p.kv_dtype, p.dtype
             ))
         })?;
-        refuse_unless((p.key_dim(), p.latent_dim) == (KEY_DIM, VALUE_DIM), || {
-            format!(
-                "latent_dim = 512 and rope_dim = 64, not {} and {}; {other}",
-                p.latent_dim, p.rope_dim
-            )
-        })?;
-        refuse_unless(rows(p) >= LEAST_ROWS, || {
-            format!(
-                "{LEAST_ROWS} and more query heads times new_tokens, which it pads to {ROWS}, \
-                 not {}; {other}",
-                rows(p)
-            )
-        })?;
-        refuse_unless(p.new_tokens <= MAX_NEW_TOKENS, || {
-            format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
-        })?;
-        let (page, tile) = (page_size(p.layout), u64::from(TILE_TOKENS));
-        let is_boxes = page.is_multiple_of(tile)
-            || tile.is_multiple_of(page) && page >= u64::from(LEAST_BOX);
-        refuse_unless(converts(p) || is_boxes, || {
-            format!("pages of 8, 16, 32 or multiples of 64 tokens, not {page}; {other}")
-        })?;
-        refuse_counts(&p.kv())?;
+        refuse_shape(p)?;
         let costs = Costs { overhead: 4, whole: WHOLE_TILES, combine: COMBINE_TILES };
         let work = BlockWork {
             tile_tokens: TILE_TOKENS,
@@ -201,26 +233,7 @@ impl HostHalf for AttentionMlaWgmma {
         // On an H200 185 to 187 us without and 178 to 179 with it, for 64 heads and 128 requests.
         let default = !converts(p) || row_tiles(p) > 1;
         let overtakes = choice.or("overtakes", u32::from(default)) == 1;
-        let tiles_ahead = choice.or("prefetch", TILES_AHEAD);
-        refuse_unless(!converts(p) || tiles_ahead > 0, || {
-            format!(
-                "records in {} that are prefetched before they are read; use another \
-                 configuration",
-                p.kv_dtype
-            )
-        })?;
-        let sharing = if choice.or("multicast", 0) == 1 { SHARING } else { 1 };
-        refuse_unless(
-            !converts(p) && row_tiles(p).is_multiple_of(SHARING) || sharing == 1,
-            || {
-                format!(
-                    "`multicast` of latents in bf16 or f16 to an even number of row tiles, not \
-                 kv_dtype = {} and {} rows, {ROWS} to a tile; use another configuration",
-                    p.kv_dtype,
-                    rows(p)
-                )
-            },
-        )?;
+        let (tiles_ahead, sharing) = copies_of(p, choice)?;
         Ok(AttentionMlaWgmma {
             p: *p,
             element,
