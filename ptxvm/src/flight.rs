@@ -74,6 +74,8 @@ pub(crate) enum Direction {
     Out,
     /// From one block's shared memory to another's.
     Across { to: (usize, u32), barrier: (usize, u32) },
+    /// From registers to a block's shared memory: the pieces are there, in order of the data.
+    Store { to: usize, barrier: u32 },
     /// A thread's `cp.async` copies, after which it arrives at an mbarrier.
     Copies { barrier: (usize, u32) },
 }

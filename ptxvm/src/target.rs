@@ -204,6 +204,7 @@ const MEMORY: &[Rule] = &[
     ("atom|red bf16|bf16x2", From(90), (7, 8)),
     ("atom|red v2|v4|v8", From(90), (8, 1)),
     ("atom cas b16", From(70), (6, 3)),
+    ("st async", From(90), (8, 1)),
     ("mapa|getctarank", From(90), (7, 8)),
 ];
 

@@ -173,7 +173,8 @@ fn one_kernel_of_a_module_may_be_unusable() {
 #[test]
 fn what_is_not_implemented_names_the_instruction() {
     for instruction in [
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r1], %r2, [%r3]",
+        "st.async.release.sys.global.b32 [%rd1], %r2",
+        "st.bulk.weak.shared::cta [%rd1], %rd2, 0",
         "red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r1], %r2, [%r3]",
         "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%rd1], [%r1], 16",
         "cp.reduce.async.bulk.tensor.1d.global.shared::cta.add.bulk_group [%rd1, {%r1}], [%r2]",

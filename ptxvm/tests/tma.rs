@@ -712,3 +712,84 @@ fn all_fields_of_a_map_are_replaced() {
     got[112..117].fill(0);
     assert_eq!(got, wanted.encode().unwrap());
 }
+
+/// 64 threads give the other block 16 bytes each, and wait for as many: no barrier of the
+/// cluster comes after, since nobody reads what another block has.
+const GIVE: &str = "
+    mad.lo.u32 %r7, %t, 16, %r5;
+    mad.lo.u32 %r8, %t, 16, %r3;
+    st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%r7], {%t, %t, %t, %t}, [%r6];
+    WAIT: mbarrier.try_wait.parity.shared::cta.b64 %p2, [bar], 0;
+    @!%p2 bra WAIT;
+    ld.shared.u32 %r9, [%r8];
+    st.shared.u32 [%r8], %r9;";
+
+/// What comes before: an mbarrier for the bytes, and the start of the other block.
+const AWAIT: &str = "
+    @%p1 mbarrier.init.shared::cta.b64 [bar], 1;
+    @%p1 fence.mbarrier_init.release.cluster;
+    @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 1024;";
+
+#[test]
+fn stores_that_an_mbarrier_counts() {
+    for seed in 0..6 {
+        let report = pair(&format!("{AWAIT}\n{MEET}\n{GIVE}"), seed).unwrap();
+        assert_eq!(report.findings, [], "seed {seed}");
+        assert_eq!(report.counts.async_bytes, 2 * 1024);
+    }
+}
+
+#[test]
+fn stores_that_an_mbarrier_counts_go_wrong() {
+    use FindingKind::*;
+    let meet = format!("{AWAIT}\n{MEET}");
+    let without = |what: &str| {
+        assert!(GIVE.contains(what), "{what}");
+        GIVE.replace(what, "")
+    };
+    let with = |from: &str, to: &str| {
+        assert!(GIVE.contains(from), "{from}");
+        GIVE.replace(from, to)
+    };
+    let store = GIVE.lines().find(|line| line.contains("st.async")).unwrap();
+    let twice = with(store, &format!("{store}\n{store}"));
+    for (what, before, body, kind) in [
+        ("nobody waits", &*meet, without("@!%p2 bra WAIT;"), AsyncRace),
+        (
+            "the block is gone",
+            &*meet,
+            without(&GIVE[GIVE.find("WAIT").unwrap()..]),
+            UseAfterFree,
+        ),
+        ("the block may not run yet", AWAIT, GIVE.to_owned(), SharedRace),
+        ("no mbarrier", MEET, GIVE.to_owned(), Mbarrier),
+        ("an mbarrier of another block", &*meet, with("[%r6]", "[%r4]"), BadOperand),
+        ("beyond shared memory", &*meet, with("[%r7]", "[%r7+0x40000000]"), OutOfBounds),
+        ("not aligned", &*meet, with("[%r7]", "[%r7+4]"), Misaligned),
+        ("no such value", &*meet, with("{%t, %t", "{%t, %r19"), Uninitialised),
+        ("two at once", &*meet, twice, AsyncRace),
+        (
+            "bytes that their block reads",
+            &*meet,
+            format!("ld.shared.u32 %r9, [tile];\n{GIVE}"),
+            SharedRace,
+        ),
+        (
+            "fewer bytes than are expected",
+            &*meet,
+            with("st.async", "@%p1 st.async"),
+            Deadlock,
+        ),
+    ] {
+        for seed in 0..4 {
+            let outcome = pair(&format!("{before}\n{body}"), seed);
+            let found = match &outcome {
+                Ok(report) => report.findings.clone(),
+                Err(fault) => {
+                    [fault.findings.clone(), vec![(*fault.cause).clone()]].concat()
+                }
+            };
+            assert!(found.iter().any(|f| f.kind == kind), "{what}, seed {seed}: {found:?}");
+        }
+    }
+}

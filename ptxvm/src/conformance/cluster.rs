@@ -171,6 +171,69 @@ fn remote_copies() -> Program {
     draft.finish()
 }
 
+/// Each block gives its words to all blocks of its cluster, itself too, by asynchronous stores
+/// of one, two and four of them, and returns without a barrier: who waits for the bytes that it
+/// is to get has all of them.
+fn remote_stores() -> Program {
+    let mut draft = draft("st.async", 8, 4).needs("sm_90", "8.1");
+    draft.declare(".shared .align 16 .b8 words[3584];\n    .shared .align 8 .b64 bar;");
+    draft.code(
+        "mov.u32 %r2, words;
+         mov.u32 %r3, bar;
+         mov.u32 %r4, %cluster_ctarank;
+         setp.eq.u32 %p1, %t, 0;
+         @%p1 mbarrier.init.shared::cta.b64 [%r3], 1;
+         @%p1 fence.mbarrier_init.release.cluster;
+         @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 %q2, [%r3], 3584;",
+    );
+    draft.code(MEET);
+    // Of each rank 512 bytes in fours, then of each 256 in twos, then of each 128.
+    draft.code(
+        "mul.lo.u32 %r5, %g, 7;
+         cvt.u64.u32 %q3, %g;
+         mad.lo.u32 %r6, %r4, 32, %t;
+         mad.lo.u32 %r7, %r6, 16, %r2;
+         mad.lo.u32 %r8, %r6, 8, %r2;
+         mad.lo.u32 %r9, %r6, 4, %r2;
+         mov.u32 %r10, 0;
+         NEXT:
+         mapa.shared::cluster.u32 %r11, %r7, %r10;
+         mapa.shared::cluster.u32 %r12, %r8, %r10;
+         mapa.shared::cluster.u32 %r13, %r9, %r10;
+         mapa.shared::cluster.u32 %r14, %r3, %r10;
+         st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%r11], {%r5, %g, %r10, %r5}, [%r14];
+         st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b64 [%r12+2048], %q3, [%r14];
+         st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%r13+3072], %r5, [%r14];
+         add.u32 %r10, %r10, 1;
+         setp.lt.u32 %p2, %r10, 4;
+         @%p2 bra NEXT;",
+    );
+    draft.wait("%r3", "0");
+    // Thread t reads what the block behind its own gave.
+    draft.code(
+        "add.u32 %r15, %r4, 1;
+         and.b32 %r15, %r15, 3;
+         mad.lo.u32 %r6, %r15, 32, %t;
+         mad.lo.u32 %r7, %r6, 16, %r2;
+         mad.lo.u32 %r8, %r6, 8, %r2;
+         mad.lo.u32 %r9, %r6, 4, %r2;
+         ld.shared.v4.b32 {%r16, %r17, %r18, %r19}, [%r7];
+         ld.shared.b64 %q4, [%r8+2048];
+         ld.shared.b32 %r20, [%r9+3072];
+         cvt.u32.u64 %r21, %q4;",
+    );
+    let other = |g: u32| {
+        let (block, thread) = (g / 32, g % 32);
+        (block / 4 * 4 + (block % 4 + 1) % 4) * 32 + thread
+    };
+    draft.put("first of four", "%r16", move |g| 7 * other(g));
+    draft.put("second of four", "%r17", other);
+    draft.put("rank that it was for", "%r18", |g| g / 32 % 4);
+    draft.put("eight bytes", "%r21", other);
+    draft.put("one word", "%r20", move |g| 7 * other(g));
+    draft.finish()
+}
+
 /// One warpgroup releases registers and another takes them.
 fn registers() -> Program {
     let mut draft = Draft::new("setmaxnreg", "setmaxnreg")
@@ -202,6 +265,7 @@ pub(super) fn programs() -> Vec<Program> {
         remote_atomics(),
         remote_mbarriers(),
         remote_copies(),
+        remote_stores(),
         registers(),
     ]
 }

@@ -200,8 +200,11 @@ impl<'a> Decoder<'_, 'a> {
     }
 
     fn store(&mut self) -> Result<()> {
-        if self.parts.take("async") || self.parts.take("bulk") {
-            return self.fail("asynchronous stores are not implemented");
+        if self.parts.take("async") {
+            return self.async_store();
+        }
+        if self.parts.take("bulk") {
+            return self.fail("bulk stores are not implemented");
         }
         let (order, scope) = self.order();
         let (space, read_only) = (self.space(), false);
@@ -225,6 +228,41 @@ impl<'a> Decoder<'_, 'a> {
             self.blocks_communicate();
         }
         self.push(Op::Store(Box::new(access)), Self::class(space, false));
+        Ok(())
+    }
+
+    /// A store to shared memory that an mbarrier counts; not yet the forms of sm_100, whose
+    /// stores to global memory have a memory order.
+    fn async_store(&mut self) -> Result<()> {
+        self.parts.take("weak");
+        let space = self.space();
+        let counts = self.parts.take("mbarrier::complete_tx::bytes");
+        if space != Space::SharedCluster || !counts {
+            return self.fail(
+                "asynchronous stores other than to '.shared::cluster', counted by \
+                 '.mbarrier::complete_tx::bytes', are not implemented",
+            );
+        }
+        let (width, signed, bank, bits, registers) = self.access(1, false)?;
+        self.arity(3, 3)?;
+        if !matches!(width, 4 | 8) || width as usize * registers.len() > 16 {
+            return self.fail("elements have 32 or 64 bits, of at most 16 bytes together");
+        }
+        let access = Access {
+            address: self.address(0, space)?,
+            width,
+            signed,
+            bank,
+            bits,
+            registers,
+            order: Order::Weak,
+            scope: Scope::Cluster,
+            read_only: false,
+            prefetch_bytes: 0,
+        };
+        let barrier = self.address(2, space)?;
+        let store = AsyncStore { access, barrier };
+        self.push(Op::StoreAsync(Box::new(store)), Class::Async);
         Ok(())
     }
 

@@ -325,7 +325,6 @@ fn unimplemented(name: &str, parts: &[&str]) -> Option<&'static str> {
             "products of 1-bit and 4-bit integers"
         }
         "cp" if has("reduce") => "bulk copies that reduce",
-        "st" if has("async") => "asynchronous stores",
         "red" if has("async") => "asynchronous reductions",
         "wmma" => "'wmma' products (use 'mma')",
         "tcgen05" => "tensor memory and its instructions",

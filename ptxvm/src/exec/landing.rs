@@ -34,6 +34,22 @@ pub(crate) fn start(
     });
 }
 
+/// Starts stores of registers to shared memory of block `to`: the bytes of the pieces, one
+/// after the other, in `data`.
+pub(crate) fn start_stores(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    (to, barrier): (usize, u32),
+    (pieces, data): (Vec<Piece>, Vec<u8>),
+) {
+    let bytes = data.len() as u64;
+    start(warp, m, site, (Direction::Store { to, barrier }, pieces), [0; 16], bytes);
+    if let Some(pending) = m.pending.last_mut() {
+        pending.data = Some(data);
+    }
+}
+
 /// Starts a thread's `cp.async` copies, which signal an mbarrier.
 pub(crate) fn start_copies(
     warp: &Warp,
@@ -162,6 +178,22 @@ pub(crate) fn land(m: &mut Machine<'_>, at: usize) -> Step {
             let memory = &mut m.blocks[to.0].shared;
             memory.land(to.1 as usize, &data, true, time);
             finish(m, barrier, &pending, time)?;
+        }
+        Direction::Store { to, barrier } => {
+            let pending = m.pending.swap_remove(at);
+            let time = m.next_landing(barrier);
+            // Its own block may have returned: it gave the bytes away when it stored.
+            if pending.rank != to {
+                peer::landed(m, to, time, &pending.blame);
+            }
+            let mut data = pending.data.as_deref().unwrap_or_default();
+            for piece in &pending.pieces {
+                let (bytes, rest) = data.split_at(piece.bytes as usize);
+                let memory = &mut m.blocks[to].shared;
+                memory.land(piece.shared as usize, bytes, true, time);
+                data = rest;
+            }
+            finish(m, (to, barrier), &pending, time)?;
         }
     }
     m.progressed();

@@ -237,7 +237,7 @@ fn scatter(warp: &mut Warp, access: &Access, data: &Rows, active: u32) {
 }
 
 /// Collects the bytes that each lane stores.
-fn gather(warp: &Warp, access: &Access, lane: usize) -> Bytes {
+pub(crate) fn gather(warp: &Warp, access: &Access, lane: usize) -> Bytes {
     let (mut out, width) = ([0; 32], access.width as usize);
     for (n, &register) in access.registers.iter().enumerate() {
         let value = match access.bank {
@@ -341,7 +341,7 @@ fn store_lane(
 }
 
 #[cold]
-fn undefined_store(
+pub(crate) fn undefined_store(
     warp: &Warp,
     m: &mut Machine<'_>,
     access: &Access,

@@ -10,6 +10,7 @@ use crate::machine::{Machine, Step};
 use crate::warp::{Group, Wait, Warp};
 
 pub(crate) mod access;
+mod async_store;
 mod atomic;
 mod barrier;
 mod bulk;
@@ -385,6 +386,7 @@ fn dispatch(
             return mbarrier::run(warp, m, operation, active, pc);
         }
         Op::Bulk(bulk) => bulk::issue(warp, m, bulk, active, pc)?,
+        Op::StoreAsync(store) => async_store::issue(warp, m, store, active, pc)?,
         Op::BulkPrefetch { global, bytes } => {
             bulk::prefetch(warp, m, (global, *bytes), active, pc)?;
         }

@@ -1,6 +1,6 @@
 //! Asynchronous copies.
 
-use crate::instruction::address::Address;
+use crate::instruction::address::{Access, Address};
 
 /// A `cp.async`.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +14,14 @@ pub(crate) struct CpAsync {
     pub ignore: Option<u16>,
     /// Bytes that L2 fetches at a time, by `.L2::128B` and the like.
     pub prefetch_bytes: u32,
+}
+
+/// `st.async`: registers to shared memory of a block of the cluster, and their bytes to an
+/// mbarrier of that block.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AsyncStore {
+    pub access: Access,
+    pub barrier: Address,
 }
 
 /// What a bulk copy moves.

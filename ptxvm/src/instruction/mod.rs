@@ -19,7 +19,7 @@ pub(crate) use barrier::{
     Barrier, BarrierKind, Fence, MbarrierKind, MbarrierOp, Reduction,
 };
 pub(crate) use convert::{Conversion, Number};
-pub(crate) use copy::{Bulk, BulkKind, CpAsync, MapField};
+pub(crate) use copy::{AsyncStore, Bulk, BulkKind, CpAsync, MapField};
 pub(crate) use matrix::{Accumulator, Element, LdMatrix, Mma, Wgmma, WgmmaA};
 pub(crate) use special::{ClockRegister, Initial, Special};
 pub(crate) use types::Type;
@@ -118,6 +118,7 @@ pub(crate) enum Op {
     },
     Mbarrier(Box<MbarrierOp>),
     Bulk(Box<Bulk>),
+    StoreAsync(Box<AsyncStore>),
     /// Prefetches contiguous `bytes` into the cache.
     BulkPrefetch {
         global: Address,

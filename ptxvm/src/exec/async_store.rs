@@ -1,0 +1,104 @@
+//! `st.async`: stores to shared memory of the cluster, whose bytes arrive at any time and are
+//! counted by an mbarrier of the block that they go to. Its writes are not those of the
+//! asynchronous proxy, which the ISA keeps for bulk copies.
+
+use crate::exec::access::{Target, addresses, aligned, conflict, resolve, shared_place};
+use crate::exec::landing;
+use crate::exec::memory::{gather, undefined_store};
+use crate::finding::FindingKind;
+use crate::flight::Piece;
+use crate::instruction::{AsyncStore, Space};
+use crate::lanes::lanes;
+use crate::machine::{Machine, Step};
+use crate::shared::Who;
+use crate::warp::Warp;
+
+/// What the lanes of a warp store to one block, for one of its mbarriers.
+struct Batch {
+    lane: usize,
+    to: (usize, u32),
+    pieces: Vec<Piece>,
+    data: Vec<u8>,
+}
+
+pub(crate) fn issue(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    op: &AsyncStore,
+    active: u32,
+    pc: u32,
+) -> Step {
+    let AsyncStore { access, barrier } = op;
+    let bytes = u64::from(access.width) * access.registers.len() as u64;
+    let places = addresses(warp, m, &access.address, active, pc);
+    let barriers = addresses(warp, m, barrier, active, pc);
+    let mut batches: Vec<Batch> = Vec::new();
+    for lane in lanes(active) {
+        let site = (pc, lane);
+        let (rank, at) = spot(warp, m, site, places[lane], bytes)?;
+        let counts = barrier_of(warp, m, site, (rank, barriers[lane]))?;
+        undefined_store(warp, m, access, pc, lane);
+        let who = Who { clock: &warp.clock, lane, strong: false, proxy: false };
+        let memory = &mut m.blocks[rank].shared;
+        let found = memory.on_write(at, bytes as usize, who, true);
+        memory.landing(at, bytes as usize, true);
+        if let Some(found) = found {
+            conflict(warp, m, site, at as u64, found);
+        }
+        let to = (rank, counts);
+        let piece = Piece { shared: at as u32, global: None, bytes: bytes as u32 };
+        let data = gather(warp, access, lane);
+        let batch = match batches.iter().position(|batch| batch.to == to) {
+            Some(found) => &mut batches[found],
+            None => {
+                batches.push(Batch { lane, to, pieces: Vec::new(), data: Vec::new() });
+                batches.last_mut().unwrap_or_else(|| unreachable!())
+            }
+        };
+        batch.pieces.push(piece);
+        batch.data.extend_from_slice(&data[..bytes as usize]);
+    }
+    for Batch { lane, to, pieces, data } in batches {
+        m.counts.async_bytes += data.len() as u64;
+        landing::start_stores(warp, m, (pc, lane), to, (pieces, data));
+    }
+    m.progressed();
+    Ok(())
+}
+
+/// Block and offset of an address of the cluster's shared memory.
+fn spot(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    address: u64,
+    bytes: u64,
+) -> Step<(usize, usize)> {
+    aligned(warp, m, (pc, lane), address, bytes)?;
+    let Target::Shared(rank, offset) = resolve(Space::SharedCluster, warp.rank, address)
+    else {
+        let text = "the address is not in shared memory";
+        return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
+    };
+    let at = shared_place(warp, m, (pc, lane), (rank, offset), bytes)?;
+    Ok((rank, at))
+}
+
+/// Offset of the mbarrier, which must be in the block that the bytes go to.
+fn barrier_of(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    (to, address): (usize, u64),
+) -> Step<u32> {
+    let (rank, at) = spot(warp, m, (pc, lane), address, 8)?;
+    if rank != to {
+        let text = "the mbarrier is not in the block that is stored to";
+        return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
+    }
+    if !m.blocks[rank].mbarriers.contains_key(&(at as u32)) {
+        let text = "the store's mbarrier was never initialised";
+        return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
+    }
+    Ok(at as u32)
+}
