@@ -5,8 +5,8 @@ mod common;
 
 use common::{caught, kinds, upload, words};
 use ptxvm::{
-    Fault, FindingKind, Launch, Memory, Module, OutOfBoundsFill, Params, Report, Swizzle,
-    TensorElement, TensorMap,
+    Fault, Finding, FindingKind, Launch, Memory, Module, OutOfBoundsFill, Params, Report,
+    Swizzle, TensorElement, TensorMap,
 };
 
 /// A kernel `k` of sm_90 with these parameters and this body, which finds registers, a tile
@@ -194,6 +194,14 @@ fn pair(body: &str, seed: u64) -> Result<Report, Fault> {
     module.launch(&mut memory, &launch)
 }
 
+/// All that was found, with what ended the launch.
+fn findings(outcome: &Result<Report, Fault>) -> Vec<Finding> {
+    match outcome {
+        Ok(report) => report.findings.clone(),
+        Err(fault) => [fault.findings.clone(), vec![(*fault.cause).clone()]].concat(),
+    }
+}
+
 const MEET: &str =
     "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;";
 const MEET_RELAXED: &str =
@@ -278,12 +286,7 @@ fn a_block_that_may_not_run_yet() {
     for (what, visit, line) in visits() {
         for seed in 0..6 {
             let outcome = pair(&format!("{PREPARE}\n{visit}\n{MEET}"), seed);
-            let of_start = match &outcome {
-                Ok(report) => report.findings.clone(),
-                Err(fault) => {
-                    [fault.findings.clone(), vec![(*fault.cause).clone()]].concat()
-                }
-            };
+            let of_start = findings(&outcome);
             // Where the other block has not even initialised its mbarrier the launch ends.
             let found = of_start.iter().any(|finding| {
                 finding.instruction.starts_with(line)
@@ -299,11 +302,7 @@ fn a_block_that_may_be_gone() {
     for (what, visit, line) in visits() {
         for seed in 0..6 {
             let outcome = pair(&format!("{PREPARE}\n{MEET}\n{visit}"), seed);
-            let (findings, fault) = match &outcome {
-                Ok(report) => (report.findings.clone(), None),
-                Err(fault) => (fault.findings.clone(), Some((*fault.cause).clone())),
-            };
-            let all: Vec<_> = findings.iter().chain(&fault).collect();
+            let all = findings(&outcome);
             let found = all.iter().any(|finding| {
                 finding.kind == FindingKind::UseAfterFree
                     && finding.instruction.starts_with(line)
@@ -783,12 +782,7 @@ fn stores_that_an_mbarrier_counts_go_wrong() {
     ] {
         for seed in 0..4 {
             let outcome = pair(&format!("{before}\n{body}"), seed);
-            let found = match &outcome {
-                Ok(report) => report.findings.clone(),
-                Err(fault) => {
-                    [fault.findings.clone(), vec![(*fault.cause).clone()]].concat()
-                }
-            };
+            let found = findings(&outcome);
             assert!(found.iter().any(|f| f.kind == kind), "{what}, seed {seed}: {found:?}");
         }
     }

@@ -2,12 +2,13 @@
 //! counted by an mbarrier of the block that they go to. Its writes are not those of the
 //! asynchronous proxy, which the ISA keeps for bulk copies.
 
-use crate::exec::access::{Target, addresses, aligned, conflict, resolve, shared_place};
+use crate::exec::access::conflict;
+use crate::exec::bulk::shared_spot;
 use crate::exec::landing;
 use crate::exec::memory::{gather, undefined_store};
 use crate::finding::FindingKind;
 use crate::flight::Piece;
-use crate::instruction::{AsyncStore, Space};
+use crate::instruction::{Address, AsyncStore};
 use crate::lanes::lanes;
 use crate::machine::{Machine, Step};
 use crate::shared::Who;
@@ -30,13 +31,11 @@ pub(crate) fn issue(
 ) -> Step {
     let AsyncStore { access, barrier } = op;
     let bytes = u64::from(access.width) * access.registers.len() as u64;
-    let places = addresses(warp, m, &access.address, active, pc);
-    let barriers = addresses(warp, m, barrier, active, pc);
     let mut batches: Vec<Batch> = Vec::new();
     for lane in lanes(active) {
         let site = (pc, lane);
-        let (rank, at) = spot(warp, m, site, places[lane], bytes)?;
-        let counts = barrier_of(warp, m, site, (rank, barriers[lane]))?;
+        let (rank, at) = shared_spot(warp, m, site, &access.address, (bytes, bytes))?;
+        let counts = barrier_of(warp, m, site, (rank, barrier))?;
         undefined_store(warp, m, access, pc, lane);
         let who = Who { clock: &warp.clock, lane, strong: false, proxy: false };
         let memory = &mut m.blocks[rank].shared;
@@ -48,15 +47,16 @@ pub(crate) fn issue(
         let to = (rank, counts);
         let piece = Piece { shared: at as u32, global: None, bytes: bytes as u32 };
         let data = gather(warp, access, lane);
-        let batch = match batches.iter().position(|batch| batch.to == to) {
-            Some(found) => &mut batches[found],
-            None => {
-                batches.push(Batch { lane, to, pieces: Vec::new(), data: Vec::new() });
-                batches.last_mut().unwrap_or_else(|| unreachable!())
+        let data = &data[..bytes as usize];
+        match batches.iter_mut().find(|batch| batch.to == to) {
+            Some(batch) => {
+                batch.pieces.push(piece);
+                batch.data.extend_from_slice(data);
             }
-        };
-        batch.pieces.push(piece);
-        batch.data.extend_from_slice(&data[..bytes as usize]);
+            None => {
+                batches.push(Batch { lane, to, pieces: vec![piece], data: data.into() })
+            }
+        }
     }
     for Batch { lane, to, pieces, data } in batches {
         m.counts.async_bytes += data.len() as u64;
@@ -66,32 +66,14 @@ pub(crate) fn issue(
     Ok(())
 }
 
-/// Block and offset of an address of the cluster's shared memory.
-fn spot(
-    warp: &Warp,
-    m: &mut Machine<'_>,
-    (pc, lane): (u32, usize),
-    address: u64,
-    bytes: u64,
-) -> Step<(usize, usize)> {
-    aligned(warp, m, (pc, lane), address, bytes)?;
-    let Target::Shared(rank, offset) = resolve(Space::SharedCluster, warp.rank, address)
-    else {
-        let text = "the address is not in shared memory";
-        return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
-    };
-    let at = shared_place(warp, m, (pc, lane), (rank, offset), bytes)?;
-    Ok((rank, at))
-}
-
 /// Offset of the mbarrier, which must be in the block that the bytes go to.
 fn barrier_of(
     warp: &Warp,
     m: &mut Machine<'_>,
     (pc, lane): (u32, usize),
-    (to, address): (usize, u64),
+    (to, barrier): (usize, &Address),
 ) -> Step<u32> {
-    let (rank, at) = spot(warp, m, (pc, lane), address, 8)?;
+    let (rank, at) = shared_spot(warp, m, (pc, lane), barrier, (8, 8))?;
     if rank != to {
         let text = "the mbarrier is not in the block that is stored to";
         return m.stop(FindingKind::BadOperand, warp, pc, lane, text);

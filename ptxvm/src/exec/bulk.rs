@@ -85,7 +85,8 @@ pub(crate) fn prefetch_box(
     Ok(())
 }
 
-fn shared_spot(
+/// Block and offset of a lane's address in shared memory, with so many bytes there.
+pub(crate) fn shared_spot(
     warp: &Warp,
     m: &mut Machine<'_>,
     (pc, lane): (u32, usize),

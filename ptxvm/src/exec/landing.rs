@@ -181,7 +181,8 @@ pub(crate) fn land(m: &mut Machine<'_>, at: usize) -> Step {
         }
         Direction::Store { to, barrier } => {
             let pending = m.pending.swap_remove(at);
-            let time = m.next_landing(barrier);
+            // Stores to different blocks have entries of their own.
+            let time = m.next_landing(barrier + 8 * to as u32);
             // Its own block may have returned: it gave the bytes away when it stored.
             if pending.rank != to {
                 peer::landed(m, to, time, &pending.blame);
