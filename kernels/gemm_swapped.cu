@@ -7,9 +7,12 @@
 // block has ROWS rows of weights and TOKENS tokens.
 //
 // The kernel is memory bound: what matters is that all SMs stream weights, read once. The
-// columns of a tile are divided among the blocks of a cluster, which then add their sums
-// through shared memory, each for its share of the tokens, in the order of columns: the
-// result is always the same to the last bit, and no partial sums go through memory.
+// columns of a tile are divided among the blocks of a cluster. In the end each block gives
+// every other its sums of that block's share of the tile, and adds those that it is given, in
+// the order of columns: the result is always the same to the last bit, and no partial sums go
+// through memory. Sums are stored to the other block's rings, asynchronously, and an mbarrier
+// there counts their bytes. So blocks wait for data and not for one another, and need no fence:
+// a barrier of the cluster that orders memory waits for all accesses to memory of each warp.
 //
 // In a block, one thread loads and GROUPS warpgroups compute, 64 rows each. Weights arrive in
 // units of STAGE_COLUMNS, a line of memory of each row or a scale group, and activations in
@@ -34,6 +37,7 @@
 //
 // Launch: a cluster of `splits` times SHARING blocks for SHARING tiles, THREADS threads,
 // SHARED_BYTES of dynamic shared memory. Every block has at least one unit.
+#include "divisor.cuh"
 #include "mbarrier.cuh"
 #include "weights.cuh"
 #include "wgmma.cuh"
@@ -80,16 +84,22 @@ constexpr u32 LEAD = WEIGHT_STAGES - X_STAGES / PANELS;
 WGMMA(ELEMENT, TOKENS)
 typedef Wgmma<ELEMENT, TOKENS> Products;
 
-// At the end the sums of a block lie where the rings were: a row for each token, padded so
-// that the tokens of a warp's stores fall into different banks.
-constexpr u32 SUMS_STRIDE = ROWS + 4;
-constexpr u32 SUMS_BYTES = TOKENS * SUMS_STRIDE * sizeof(float);
-constexpr u32 VECTORS = ROWS / 4;
-// Threads with the same rows have tokens so far apart, of which they add several at a time, of
-// several blocks: as many loads in flight as there are registers for.
-constexpr u32 APART = COMPUTING / VECTORS;
-constexpr u32 TOKENS_OF_THREAD = TOKENS <= 64 ? 4 : 8;
-constexpr u32 RANKS_AT_ONCE = TOKENS <= 64 ? 4 : 2;
+// Sums are exchanged and written in fragments of 16 rows by 8 tokens, of which a lane has four
+// sums. A warp has those of its rows; number `warp` has the first tokens, and `READERS` more
+// are the same rows with the next.
+constexpr u32 FRAGMENT_TOKENS = 8, FRAGMENT_ROWS = 16, FRAGMENT_SUMS = 4;
+constexpr u32 FRAGMENT_BYTES = WARP * FRAGMENT_SUMS * sizeof(float);
+constexpr u32 FRAGMENTS = TOKENS / FRAGMENT_TOKENS;  // of a warp
+// At the end they lie where the rings were, those of all blocks for this block's share, which
+// is rounded up.
+constexpr u32 MOST_SPLITS = 8;
+constexpr u32 SUMS_BYTES = (FRAGMENTS * READERS + MOST_SPLITS - 1) * FRAGMENT_BYTES;
+
+// Barriers of threads of the block.
+constexpr u32 READ = 1, BEGUN = 2;
+
+// What a warp adds at once: up to four loads in flight. Of two splits each has half.
+constexpr u32 FRAGMENTS_AT_ONCE = min_of<u32>(FRAGMENTS / 2, 4);
 
 static_assert(THREADS == COMPUTING + WARP || REALLOCATES && GROUPS == 2,
               "a warp loads, or a warpgroup whose registers suffice for two others");
@@ -100,7 +110,6 @@ static_assert(X_STAGES >= (CONVERTS ? 2 * PANELS : 2),
               "a unit is waited for before another is done");
 static_assert(SHARING == 1 || SHARING == 2 && X_BOX_ROWS % 8 == 0,
               "halves of activations begin at multiples of their pattern");
-static_assert(COMPUTING % VECTORS == 0, "a thread has the same rows of all its tokens");
 static_assert(WEIGHT_STAGES >= 2, "a unit is copied while another is multiplied");
 static_assert(WEIGHT_BYTES % ATOM_BYTES == 0 && X_PANEL_BYTES % ATOM_BYTES == 0,
               "swizzled tiles begin at multiples of their pattern");
@@ -117,10 +126,13 @@ struct Params {
   u16 *y;
   u32 m;
   u32 n;
-  u32 units;  // of columns
-  u32 token_tiles;
-  u32 splits;  // of columns: blocks of a cluster for each of its tiles
+  Divisor splits;  // of columns: blocks of a cluster for each of its tiles
+  Divisor cluster;  // blocks of a cluster
+  Divisor token_tiles;
+  u32 units;  // of columns, of each split
+  u32 longer;  // splits that have one more
   u32 rotation;  // units by which the tiles of rows begin later than those before
+  u32 starts;  // a power of two, at most `units`: how many of them are begun with
 };
 
 // --- Rings -------------------------------------------------------------------
@@ -136,8 +148,10 @@ struct Shared {
   u64 weights_empty[WEIGHT_STAGES];
   u64 x_full[X_STAGES];
   u64 x_empty[X_STAGES];
+  u64 ready;     // all blocks of the tile have read their rings
+  u64 received;  // the sums of all of them for this block's share
 
-  DEVICE void init() {
+  DEVICE void init(u32 splits) {
     for (u32 stage = 0; stage < WEIGHT_STAGES; ++stage) {
       mbarrier_init(shared_address(&weights_full[stage]), 1);
       mbarrier_init(shared_address(&weights_empty[stage]), READERS);
@@ -146,6 +160,8 @@ struct Shared {
       mbarrier_init(shared_address(&x_full[stage]), 1);
       mbarrier_init(shared_address(&x_empty[stage]), SHARING * READERS);
     }
+    mbarrier_init(shared_address(&ready), splits);
+    mbarrier_init(shared_address(&received), 1);
     fence_mbarrier_init();
   }
 };
@@ -184,15 +200,16 @@ struct Work {
     // From one lane, so that the compiler knows that a warp's lanes go the same way, and keeps
     // descriptors in uniform registers.
     group = __shfl_sync(ALL_LANES, warp_index(), 0) / (WARPGROUP / WARP);
-    const u32 in_cluster = p.splits * SHARING, tile = blockIdx.x / in_cluster;
-    rank = blockIdx.x % in_cluster / SHARING;
-    member = blockIdx.x % SHARING;
-    const u32 tile_row = tile / p.token_tiles;
+    // Divisions without a divisor that the host knows would keep the first copies waiting.
+    const u32 tile = p.cluster.quotient(blockIdx.x), block = blockIdx.x - tile * p.cluster.by;
+    rank = block / SHARING;
+    member = block % SHARING;
+    const u32 tile_row = p.token_tiles.quotient(tile);
     row = (tile_row * SHARING + member) * ROWS;
-    token = tile % p.token_tiles * TOKENS;
-    first = u64(p.units) * rank / p.splits;
-    end = u64(p.units) * (rank + 1) / p.splits;
-    start = first + u64(tile_row) * p.rotation % (end - first);
+    token = (tile - tile_row * p.token_tiles.by) * TOKENS;
+    first = rank * p.units + min_of(rank, p.longer);
+    end = first + p.units + (rank < p.longer ? 1 : 0);
+    start = first + (tile_row * p.rotation & p.starts - 1);
   }
 
   // Rank in the cluster of a split of a member's tile.
@@ -291,11 +308,17 @@ DEVICE u64 x_descriptor(u32 stage, u32 step) {
   return panel_descriptor(x_at(stage), step * STEP_BYTES, 0, ATOM_BYTES);
 }
 
+// Units of weights in 16 bits that are multiplied while the next is waited for. Up to 128 tokens
+// memory takes more than twice as long for a unit as the tensor cores: its stages are free as soon
+// as it is multiplied, and not only when the next has come. With more, tensor cores that wait
+// would add to the time.
+constexpr u32 RUNNING = TOKENS > 128 ? 1 : 0;
+
 // Multiplies weights of 16 bits where they lie.
 DEVICE void multiply_plain(Sums &sums, Shared &shared, const Work &work) {
   Place<WEIGHT_STAGES> w;
   Place<X_STAGES> x;
-  u32 w_before = 0, x_before = 0;
+  [[maybe_unused]] u32 w_before = 0, x_before = 0;
   for (u32 unit = work.first; unit < work.end; ++unit) {
     wait(shared_address(&shared.weights_full[w.stage]), w.parity);
     wait(shared_address(&shared.x_full[x.stage]), x.parity);
@@ -307,15 +330,18 @@ DEVICE void multiply_plain(Sums &sums, Shared &shared, const Work &work) {
       Products::ss(sums, weights, x_descriptor(x.stage, step), true);
     }
     wgmma_commit_group();
-    wgmma_wait_group<1>();
-    if (unit > work.first) {
+    wgmma_wait_group<RUNNING>();
+    if (RUNNING == 0) {
+      arrive(shared.weights_empty[w.stage]);
+      free_x(shared, work, x.stage);
+    } else if (unit > work.first) {
       arrive(shared.weights_empty[w_before]);
       free_x(shared, work, x_before);
     }
     w_before = w.stage, x_before = x.stage;
     w.next(), x.next();
   }
-  wgmma_wait_group<0>();
+  if (RUNNING > 0) wgmma_wait_group<0>();
 }
 
 // Converts this lane's operands of a panel of a unit in 8 bits. A product's 16 columns are a
@@ -453,44 +479,53 @@ DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
 
 // --- Results -------------------------------------------------------------------
 
-// Writes a warpgroup's sums to shared memory, a row for each token.
-DEVICE void write_sums(const Sums &sums, const Work &work) {
-  const u32 row = work.group * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
-  float *const to =
-      reinterpret_cast<float *>(rings) + lane_index() % 4 * 2 * SUMS_STRIDE + row;
-#pragma unroll
-  for (u32 i = 0; i < TOKENS / 2; ++i)
-    to[(i / 4 * 8 + i % 2) * SUMS_STRIDE + i / 2 % 2 * 8] = sums[i];
-}
+// The fragments that a block writes, of its tile's that have tokens.
+struct Share {
+  u32 each;   // of a block; the last blocks may have fewer, or none
+  u32 first;
+  u32 count;
 
-// Four rows of a token of the sums of a split of this block's tile.
-DEVICE Words4 load_sums(const Work &work, u32 at, u32 rank) {
-  if (rank == work.rank) return ld_shared_v4(at);
-  return ld_shared_cluster_v4(mapa(at, work.cluster_rank(rank, work.member)));
-}
-
-// The rows that a thread writes, of different tokens.
-DEVICE u32 row_of_thread() { return threadIdx.x % VECTORS * 4; }
-
-// The scales of these rows.
-DEVICE Floats4 load_row_scales(const Params &p, const Work &work) {
-  Floats4 scales = {{1, 1, 1, 1}};
-#pragma unroll
-  for (u32 i = 0; i < 4; ++i) {
-    const u32 row = work.row + row_of_thread() + i;
-    if (ROW_SCALES && row < p.n) scales.x[i] = ld_global_nc_f32(p.row_scales + row);
+  DEVICE Share(const Params &p, const Work &work) {
+    const u32 tokens = min_of<u32>(TOKENS, p.m - work.token);
+    const u32 all = ceil_div(tokens, FRAGMENT_TOKENS) * READERS;
+    each = p.splits.quotient(all + p.splits.by - 1);
+    first = min_of(work.rank * each, all);
+    count = min_of(each, all - first);
   }
-  return scales;
-}
+};
 
-// Rounds a token's sums of four rows and writes those that are in the matrix.
-DEVICE void write_output(const Params &p, u32 token, u32 row, const Floats4 &sum,
-                         const Floats4 &scales) {
-  float y[4];
+// The same rows of all fragments of a warp: their first, and the scales of this lane's two.
+struct Rows {
+  u32 first;
+  float scales[2] = {1, 1};
+
+  DEVICE Rows(const Params &p, const Work &work, const Share &share) {
+    first = work.row + (share.first + warp_index()) % READERS * FRAGMENT_ROWS;
 #pragma unroll
-  for (u32 i = 0; i < 4; ++i) y[i] = ROW_SCALES ? sum.x[i] * scales.x[i] : sum.x[i];
-  const Words2 packed = {pack(y[0], y[1]), pack(y[2], y[3])};
-  u16 *to = p.y + u64(token) * p.n + row;
+    for (u32 half = 0; half < 2; ++half) {
+      const u32 row = first + lane_index() / 4 + half * 8;
+      if (ROW_SCALES && row < p.n) scales[half] = ld_global_nc_f32(p.row_scales + row);
+    }
+  }
+};
+
+// Rounds a fragment and writes what is in the matrix. Lanes have two tokens of two rows: they
+// are exchanged so that each has four rows of a token, and that four lanes write the 32 bytes
+// of a sector of memory.
+DEVICE void write_fragment(const Params &p, u32 first_token, const Rows &rows,
+                           const float *sums) {
+  const float *const scales = rows.scales;
+  const u32 upper = movmatrix_trans(ROW_SCALES ? pack(sums[0] * scales[0], sums[1] * scales[0])
+                                               : pack(sums[0], sums[1]));
+  const u32 lower = movmatrix_trans(ROW_SCALES ? pack(sums[2] * scales[1], sums[3] * scales[1])
+                                               : pack(sums[2], sums[3]));
+  const bool odd = lane_index() % 2;
+  const u32 other = __shfl_xor_sync(ALL_LANES, odd ? upper : lower, 1);
+  const Words2 packed = {odd ? other : upper, odd ? lower : other};
+  const u32 token = first_token + lane_index() / 4;
+  const u32 row = rows.first + lane_index() % 4 / 2 * 4 + (odd ? 8 : 0);
+  if (token >= p.m || row >= p.n) return;
+  u16 *const to = p.y + u64(token) * p.n + row;
   if (p.n % 4 == 0) {
     *reinterpret_cast<Words2 *>(to) = packed;
   } else {
@@ -499,47 +534,75 @@ DEVICE void write_output(const Params &p, u32 token, u32 row, const Floats4 &sum
   }
 }
 
-// Adds the sums of all blocks of the cluster for this block's share of the tokens, and writes
-// the outputs. Loads from other SMs take long: a thread has those of several tokens and
-// blocks in flight, and none of tokens that others have.
-DEVICE void write_outputs(const Params &p, const Work &work, const Floats4 &scales) {
-  const u32 tokens = min_of<u32>(TOKENS, p.m - work.token), share = ceil_div(tokens, p.splits);
-  const u32 first = min_of(work.rank * share, tokens), end = min_of(first + share, tokens);
-  const u32 row = row_of_thread();
-  if (work.row + row >= p.n) return;
-  const u32 at = shared_address(rings) + row * sizeof(float);
-#pragma unroll 1
-  for (u32 from = first + threadIdx.x / VECTORS; from < end; from += TOKENS_OF_THREAD * APART) {
-    Floats4 sums[TOKENS_OF_THREAD] = {};
-#pragma unroll 1
-    for (u32 rank = 0; rank < p.splits; rank += RANKS_AT_ONCE) {
-      Words4 words[RANKS_AT_ONCE][TOKENS_OF_THREAD] = {};
+// Writes the sums of a block that has a tile to itself.
+DEVICE void write_alone(const Params &p, const Work &work, const Rows &rows, const Sums &sums) {
 #pragma unroll
-      for (u32 j = 0; j < RANKS_AT_ONCE; ++j)
+  for (u32 i = 0; i < FRAGMENTS; ++i)
+    write_fragment(p, work.token + i * FRAGMENT_TOKENS, rows, sums + i * FRAGMENT_SUMS);
+}
+
+// This lane's sums of a fragment of a share, of one split.
+DEVICE Floats4 *received_sums(const Params &p, u32 fragment, u32 split) {
+  return reinterpret_cast<Floats4 *>(rings) + (fragment * p.splits.by + split) * WARP +
+         lane_index();
+}
+
+// Says to all blocks of the tile, this one among them, that its rings have been read.
+DEVICE void say_ready(const Params &p, Shared &shared, const Work &work, const Share &share) {
+  bar_sync(READ, COMPUTING);
+  if (threadIdx.x == 0)
+    mbarrier_arrive_expect_tx(shared_address(&shared.received),
+                              share.count * p.splits.by * FRAGMENT_BYTES);
+  if (threadIdx.x < p.splits.by)
+    mbarrier_arrive_cluster_unordered(
+        mapa(shared_address(&shared.ready), work.cluster_rank(threadIdx.x, work.member)));
+}
+
+// Gives every block its share of this one's sums.
+DEVICE void give(const Params &p, Shared &shared, const Work &work, const Share &share,
+                 const Sums &sums) {
+  u32 owner = warp_index() / share.each, fragment = warp_index() % share.each;
+  const u32 owners = READERS / share.each, fragments = READERS % share.each;
+  wait(shared_address(&shared.ready), 0);
 #pragma unroll
-        for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
-          if (rank + j < p.splits && from + i * APART < end)
-            words[j][i] = load_sums(
-                work, at + (from + i * APART) * (SUMS_STRIDE * sizeof(float)), rank + j);
-#pragma unroll
-      for (u32 j = 0; j < RANKS_AT_ONCE; ++j)
-#pragma unroll
-        for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
-#pragma unroll
-          for (u32 k = 0; k < 4; ++k) sums[i].x[k] += __int_as_float(words[j][i].w[k]);
-    }
-#pragma unroll
-    for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
-      if (from + i * APART < end)
-        write_output(p, work.token + from + i * APART, work.row + row, sums[i], scales);
+  for (u32 i = 0; i < FRAGMENTS; ++i) {
+    if (i > 0 && work.token + i * FRAGMENT_TOKENS >= p.m) return;
+    const u32 to = work.cluster_rank(owner, work.member);
+    st_async_v4(mapa(shared_address(received_sums(p, fragment, work.rank)), to),
+                sums + i * FRAGMENT_SUMS, mapa(shared_address(&shared.received), to));
+    owner += owners, fragment += fragments;
+    if (fragment >= share.each) fragment -= share.each, ++owner;
   }
 }
 
-// Waits for all threads of the cluster.
-DEVICE void sync_cluster() {
-  __syncwarp();
-  barrier_cluster_arrive();
-  barrier_cluster_wait();
+// Adds the sums of all blocks for this one's share, in the order of columns, and writes them. A
+// warp has several fragments in flight.
+DEVICE void write_share(const Params &p, Shared &shared, const Work &work, const Share &share,
+                        const Rows &rows) {
+  wait(shared_address(&shared.received), 0);
+#pragma unroll 1
+  for (u32 from = warp_index(); from < share.count; from += FRAGMENTS_AT_ONCE * READERS) {
+    float sums[FRAGMENTS_AT_ONCE][FRAGMENT_SUMS] = {};
+#pragma unroll 1
+    for (u32 split = 0; split < p.splits.by; ++split) {
+      Floats4 received[FRAGMENTS_AT_ONCE] = {};
+#pragma unroll
+      for (u32 i = 0; i < FRAGMENTS_AT_ONCE; ++i)
+        if (from + i * READERS < share.count)
+          received[i] = *received_sums(p, from + i * READERS, split);
+#pragma unroll
+      for (u32 i = 0; i < FRAGMENTS_AT_ONCE; ++i)
+#pragma unroll
+        for (u32 k = 0; k < FRAGMENT_SUMS; ++k) sums[i][k] += received[i].x[k];
+    }
+#pragma unroll
+    for (u32 i = 0; i < FRAGMENTS_AT_ONCE; ++i) {
+      const u32 fragment = from + i * READERS;
+      if (fragment < share.count)
+        write_fragment(
+            p, work.token + (share.first + fragment) / READERS * FRAGMENT_TOKENS, rows, sums[i]);
+    }
+  }
 }
 
 // What the warps that compute do.
@@ -551,28 +614,32 @@ DEVICE void compute(const Params &p, Shared &shared, const Work &work) {
   else
     multiply_plain(sums, shared, work);
   pin(sums);
-  const Floats4 scales = load_row_scales(p, work);
-  // All warpgroups have read the rings, which sums overwrite.
-  bar_sync(1, COMPUTING);
-  write_sums(sums, work);
-  sync_cluster();
-  write_outputs(p, work, scales);
-  // Others have read this block's sums.
-  sync_cluster();
+  const Share share(p, work);
+  const Rows rows(p, work, share);
+  if (p.splits.by == 1) return write_alone(p, work, rows, sums);
+  say_ready(p, shared, work, share);
+  give(p, shared, work, share, sums);
+  write_share(p, shared, work, share, rows);
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) gemm_swapped(const __grid_constant__ Params p) {
   overlap_previous();
   __shared__ Shared shared;
-  if (threadIdx.x == 0) shared.init();
   if (threadIdx.x == COMPUTING) {
     prefetch_tensormap(p.weights);
     prefetch_tensormap(p.x);
+    shared.init(p.splits.by);
   }
-  if (SHARING > 1)
-    sync_cluster();
+  __syncwarp();
+  // The thread that loads waits for no other, unless it copies to other blocks: those must have
+  // begun.
+  const bool loads = threadIdx.x >= COMPUTING, in_cluster = p.cluster.by > 1;
+  if (in_cluster) barrier_cluster_arrive_relaxed();
+  if (loads)
+    bar_arrive(BEGUN, THREADS);
   else
-    __syncthreads();
+    bar_sync(BEGUN, THREADS);
+  if (SHARING > 1 || in_cluster && !loads) barrier_cluster_wait();
 
   const Work work(p);
   if (work.group < GROUPS) {
@@ -581,7 +648,13 @@ KERNEL(THREADS, BLOCKS_PER_SM) gemm_swapped(const __grid_constant__ Params p) {
   } else {
     if (REALLOCATES) setmaxnreg_dec<LOADING_REGISTERS>();
     if (threadIdx.x == COMPUTING) load(p, shared, work);
-    sync_cluster();
-    sync_cluster();
+    __syncwarp();
+    if (SHARING == 1 && in_cluster) barrier_cluster_wait();
+  }
+  if (SHARING > 1) {
+    // Others say to this block's mbarriers until their end that they have read activations.
+    __syncwarp();
+    barrier_cluster_arrive();
+    barrier_cluster_wait();
   }
 }

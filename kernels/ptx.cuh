@@ -446,6 +446,11 @@ DEVICE bool mbarrier_try_wait_parity_cluster(u32 barrier, u32 parity) {
 DEVICE void barrier_cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
+// The arrival without ordering this thread's accesses to memory for other blocks, which takes a
+// fence that waits for all of them.
+DEVICE void barrier_cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 DEVICE void barrier_cluster_wait() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
@@ -475,6 +480,15 @@ DEVICE void st_shared_cluster_v4(u32 address, Words4 v) {
   asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.w[0]),
                "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
                : "memory");
+}
+
+// Writes 16 bytes there, asynchronously: `barrier`, in the same block, counts them.
+DEVICE void st_async_v4(u32 address, const float *x, u32 barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], "
+      "{%1, %2, %3, %4}, [%5];" ::"r"(address),
+      "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(barrier)
+      : "memory");
 }
 
 // --- Matrices in shared memory ---------------------------------------------
@@ -516,6 +530,14 @@ DEVICE void stmatrix_x4(u32 address, const u32 (&r)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
                "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
                : "memory");
+}
+
+// Transposes an 8 x 8 matrix of 16-bit elements in registers: lane 4 r + c has elements 2 c and
+// 2 c + 1 of row r.
+DEVICE u32 movmatrix_trans(u32 matrix) {
+  u32 transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(matrix));
+  return transposed;
 }
 
 // --- Tensor cores: d += a * b, row times column --------------------------------

@@ -503,7 +503,7 @@ const CODE: &[Check] = &[
         "gemm_swapped",
         "WEIGHT_16=1 ELEMENT_BF16=1 TOKENS=64",
         "gemm_swapped",
-        &["HGMMA.64x64x16.F32.BF16", "UTMALDG.2D", "SYNCS", "UCGABAR_ARV", "LD.E.128"],
+        &["HGMMA.64x64x16.F32.BF16", "UTMALDG.2D", "SYNCS", "UCGABAR_ARV", "STAS.128"],
     ),
     (
         "gemm_swapped",

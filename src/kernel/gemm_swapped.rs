@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use super::clusters;
 use super::configuration::Configuration;
 use super::contract::HostHalf;
+use super::divisor::Divisor;
 use super::formats::refuse_activations_scheme;
 use super::gemm_skinny::MatrixFormats;
 use super::gemm_wgmma::{self, product_clocks, together};
@@ -39,10 +40,15 @@ const GROUPS: u32 = 2;
 const GROUP_ROWS: u32 = 64;
 /// Columns of a panel of activations: 128 bytes.
 const PANEL_COLUMNS: u32 = 64;
+/// Sums of a fragment, in which blocks of a cluster share a tile: 16 rows of weights and 8 of
+/// activations.
+const FRAGMENT_SUMS: u32 = 16 * 8;
 /// Most stages; more would add bytes in flight beyond what DRAM can use.
 const MAX_STAGES: u32 = 12;
 /// Most rows of activations of blocks of which two share an SM.
 const MOST_SHARED_TOKENS: u32 = 64;
+/// Most rows of activations of a block that waits for the products of a unit at once.
+const MOST_WAITED_TOKENS: u32 = 128;
 /// Most rows of activations of a block with one warpgroup, which has the registers of no other.
 const MOST_ROWS_OF_A_GROUP: u32 = 128;
 /// Units by which the tiles of rows begin later than those before: two, since L2 loads two
@@ -78,12 +84,15 @@ struct SwappedParams {
     y: u64,
     m: u32,
     n: u32,
+    splits: Divisor,
+    cluster: Divisor,
+    token_tiles: Divisor,
     units: u32,
-    token_tiles: u32,
-    splits: u32,
+    longer: u32,
     rotation: u32,
+    starts: u32,
     /// The kernel's struct is aligned as its tensor maps.
-    padding: [u32; 6],
+    padding: [u32; 13],
 }
 
 /// Rough rates of an SM of an H100 per clock: enough to compare clusters of different sizes.
@@ -179,8 +188,9 @@ impl Tile {
         let units = (share / (of_stage + x_bytes)).min(most_stages);
         let left = share - units * (of_stage + x_bytes);
         let weight_stages = (units + left / of_stage).min(most_stages);
-        // Sums are exchanged where the rings were.
-        let sums_bytes = 4 * tokens * (rows + 4);
+        // Sums are exchanged where the rings were, in fragments.
+        let fragments = tokens * rows / FRAGMENT_SUMS;
+        let sums_bytes = 4 * FRAGMENT_SUMS * (fragments + MAX_CLUSTER as u32 - 1);
         Tile {
             w_dtype,
             tokens,
@@ -230,8 +240,8 @@ impl Tile {
             .max((copied + read) / nominal::SHARED_BYTES)
             .max(issue);
 
-        // A unit is held until the products of the next have begun, or its own are done.
-        let held = if self.converts() { 1 } else { 2 };
+        // A unit is held until its own products are done, or those of the next have begun.
+        let held = if self.converts() || self.tokens <= MOST_WAITED_TOKENS { 1 } else { 2 };
         let ahead = |stages: u32| f64::from(stages.saturating_sub(held).max(1));
         let x_units = self.x_stages * PANEL_COLUMNS / columns;
         let latency = nominal::LATENCY / ahead(self.weight_stages);
@@ -584,6 +594,7 @@ fn tensor_maps(p: &Gemm, rows: u32, tokens: u32) -> Vec<TensorMap> {
 
 fn params(p: Gemm, tile: Tile, (splits, rotation): (u64, u32)) -> Params {
     let has_row_scales = matches!(tile.w_dtype, DType::Fp8E4m3 | DType::Int8);
+    let of_split = (units(&p) / splits) as u32;
     Params::of(move |bound| SwappedParams {
         weights: bound.tensor_map(WEIGHTS).0,
         x: bound.tensor_map(X).0,
@@ -592,11 +603,14 @@ fn params(p: Gemm, tile: Tile, (splits, rotation): (u64, u32)) -> Params {
         y: bound.tensor("c"),
         m: p.m as u32,
         n: p.n as u32,
-        units: units(&p) as u32,
-        token_tiles: token_tiles(&p) as u32,
-        splits: splits as u32,
+        splits: Divisor::new(splits as u32),
+        cluster: Divisor::new(splits as u32 * tile.sharing),
+        token_tiles: Divisor::new(token_tiles(&p) as u32),
+        units: of_split,
+        longer: (units(&p) % splits) as u32,
         rotation,
-        padding: [0; 6],
+        starts: 1 << of_split.ilog2(),
+        padding: [0; 13],
     })
 }
 
@@ -917,7 +931,7 @@ mod tests {
 
     #[test]
     fn params_lie_as_the_kernel_declares() {
-        let plan = plan_on_h100("m=300,n=48,k=256,dtype=f16,w_dtype=int8");
+        let plan = plan_on_h100("m=300,n=48,k=1408,dtype=f16,w_dtype=int8");
         let mut bound = Bound::new(1, 0, [("a", 1), ("b", 2), ("b_scales", 3), ("c", 4)]);
         for (byte, name) in [(1, WEIGHTS), (2, X)] {
             bound = bound.with_tensor_map(name, EncodedTensorMap([byte; 128]));
@@ -927,8 +941,12 @@ mod tests {
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 0));
         let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[384..400]);
         assert_eq!(addresses, [3, 4]);
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[400..424]);
-        assert_eq!(words, [300, 48, 2, 2, plan.launches[0].cluster[0], ROTATION]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[400..460]);
+        assert_eq!(words[..2], [300, 48]);
+        let splits = plan.launches[0].cluster[0];
+        let divisors = [splits, splits, 2].map(Divisor::new);
+        assert_eq!(words[2..11], *bytemuck::cast_slice::<Divisor, u32>(&divisors));
+        assert_eq!(words[11..], [11 / splits, 11 % splits, ROTATION, 1]);
     }
 
     #[test]

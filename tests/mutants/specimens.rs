@@ -282,7 +282,7 @@ pub const SLOW: &[(&str, &[&str])] = &[
         &[
             "gemm:m=17,n=30,k=72,dtype=bf16",
             "gemm:m=31,n=300,k=520,dtype=bf16",
-            "gemm:m=31,n=130,k=2312,dtype=bf16",
+            "gemm:m=31,n=132,k=4104,dtype=bf16",
             "gemm:m=20,n=29,k=8200,dtype=bf16",
         ],
     ),
