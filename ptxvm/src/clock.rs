@@ -127,6 +127,8 @@ pub(crate) struct Clock {
     pub converged: u32,
     /// And after that, what each lane released, and one of them acquired.
     acquired: Option<Box<[u32; 32]>>,
+    /// Generations of the cluster's barrier that the warp has waited for.
+    generations_met: u64,
 }
 
 /// What fences released.
@@ -562,10 +564,14 @@ impl Clock {
         self.known.all[..warps].iter_mut().for_each(|time| *time = STARTED.max(*time));
     }
 
-    /// Whether a warp of another block of the cluster is known to run.
-    pub(crate) fn has_met_peer(&self, warp: usize) -> bool {
-        let block = |warp: usize| warp / self.home.warps.max(1);
-        block(warp) != block(self.own) && self.knows(warp, WHOLE_WARP, STARTED)
+    /// The warp has waited for a generation of the cluster's barrier.
+    pub(crate) fn meet(&mut self, generation: u64) {
+        self.generations_met = generation + 1;
+    }
+
+    /// Whether it has.
+    pub(crate) fn has_met_at(&self, generation: u64) -> bool {
+        generation < self.generations_met
     }
 
     /// Whether the block of this rank is known to run.

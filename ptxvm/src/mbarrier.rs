@@ -18,6 +18,10 @@ pub(crate) struct Mbarrier {
     pub made: (usize, usize, u32),
     /// Whether a fence has made its initialisation visible to the async proxy.
     pub is_shown: bool,
+    /// Whether that was the fence for it, `fence.mbarrier_init`.
+    pub is_fenced: bool,
+    /// The generation of the cluster's barrier at which its warp arrived after that fence.
+    pub met: Option<u64>,
     /// What the arrivals of this phase, and of the last one, published.
     pub message: Scoped,
     pub released: Scoped,
@@ -53,7 +57,7 @@ impl Mbarrier {
         let (warp, lane, time) = self.made;
         warp == clock.own
             || clock.knows(warp, lane, time)
-            || self.is_shown && clock.has_met_peer(warp)
+            || self.met.is_some_and(|generation| clock.has_met_at(generation))
     }
 
     /// The state token of the current phase.

@@ -281,6 +281,39 @@ fn a_relaxed_barrier_is_enough_to_meet() {
     }
 }
 
+/// Behind the fence for it, an mbarrier is known to all that wait for a relaxed barrier of the
+/// cluster, also in its own block.
+#[test]
+fn a_relaxed_barrier_makes_fenced_mbarriers_known() {
+    let init = "@%p1 mbarrier.init.shared::cta.b64 [bar], 2;";
+    let fence = "@%p1 fence.mbarrier_init.release.cluster;";
+    let arrives = "and.b32 %r10, %t, 31;
+        setp.eq.u32 %p3, %r10, 0;
+        @%p3 mbarrier.arrive.shared::cta.b64 _, [bar];";
+    let remote = "setp.eq.u32 %p3, %t, 32;
+        @%p3 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r6];
+        @%p1 mbarrier.arrive.shared::cta.b64 _, [bar];";
+    for use_it in [arrives, remote] {
+        let run = |start: &str| {
+            let body = format!("{start}\n{use_it}\n{WAIT}\n{MEET}");
+            move |seed| pair(&body, seed)
+        };
+        let right = run(&format!("{init}\n{fence}\n{MEET_RELAXED}"));
+        assert!((0..6).all(|seed| kinds(&right(seed)).is_empty()), "{use_it}");
+        for wrong in [
+            format!("{init}\n{MEET_RELAXED}"),
+            format!("{init}\n@%p1 fence.proxy.async;\n{MEET_RELAXED}"),
+            format!("{MEET_RELAXED}\n{init}\n{fence}"),
+            format!(
+                "{init}\nbarrier.cluster.arrive.relaxed.aligned;\n{fence}\n\
+                 barrier.cluster.wait.aligned;"
+            ),
+        ] {
+            caught(run(&wrong), FindingKind::Mbarrier);
+        }
+    }
+}
+
 #[test]
 fn a_block_that_may_not_run_yet() {
     for (what, visit, line) in visits() {

@@ -2,8 +2,8 @@
 
 use crate::bank::Bank;
 use crate::exec::access::{cluster_address, cluster_target};
-use crate::exec::peer;
 use crate::exec::step::{Next, set, values};
+use crate::exec::{mbarrier, peer};
 use crate::finding::FindingKind;
 use crate::instruction::{Barrier, BarrierKind, Op, Reduction, SHARED_WINDOW, Scope};
 use crate::lanes::lanes;
@@ -228,6 +228,7 @@ pub(crate) fn cluster_arrive(
         return Ok(Next::Meet { mask: warp.live });
     }
     peer::arrives(warp, m);
+    mbarrier::meet(warp, m, m.cluster_barrier.generation);
     let live: u32 = m.blocks.iter().map(|block| block.live_threads).sum();
     let barrier = &mut m.cluster_barrier;
     warp.cluster_generation = barrier.generation;
@@ -269,8 +270,7 @@ pub(crate) fn cluster_wait(
     if m.cluster_barrier.generation == generation {
         return Ok(Next::Wait(Wait::Cluster { generation }));
     }
-    warp.clock.learn(&m.cluster_barrier.released);
-    peer::has_waited(warp, m);
+    peer::has_waited(warp, m, generation);
     Ok(Next::Go)
 }
 

@@ -56,11 +56,22 @@ fn find<'m>(
 }
 
 /// A fence makes mbarriers visible to the async proxy: those that the warp initialised,
-/// and with `known` all whose initialisation it knows of.
+/// and with `known` all whose initialisation it knows of. Without, it is the fence for them.
 pub(crate) fn show(warp: &Warp, m: &mut Machine<'_>, known: bool) {
     for barrier in m.blocks.iter_mut().flat_map(|block| block.mbarriers.values_mut()) {
         let own = barrier.made.0 == warp.clock.own;
         barrier.is_shown |= own || known && barrier.is_ready(&warp.clock);
+        barrier.is_fenced |= own && !known;
+    }
+}
+
+/// A warp arrives at the barrier of the cluster, in this generation. Whoever waits for it knows of
+/// the mbarriers that the warp has initialised and fenced, whatever the memory order.
+pub(crate) fn meet(warp: &Warp, m: &mut Machine<'_>, generation: u64) {
+    for barrier in m.blocks.iter_mut().flat_map(|block| block.mbarriers.values_mut()) {
+        if barrier.made.0 == warp.clock.own && barrier.is_fenced {
+            barrier.met.get_or_insert(generation);
+        }
     }
 }
 

@@ -85,8 +85,7 @@ fn wake(warp: &mut Warp, m: &mut Machine<'_>) {
             }
             Wait::Cluster { generation } => {
                 if m.cluster_barrier.generation != generation {
-                    warp.clock.learn(&m.cluster_barrier.released);
-                    peer::has_waited(warp, m);
+                    peer::has_waited(warp, m, generation);
                     warp.groups[at].wait = Wait::None;
                 }
             }

@@ -74,8 +74,10 @@ pub(crate) fn arrives(warp: &Warp, m: &mut Machine<'_>) {
     }
 }
 
-/// A warp has waited for the barrier of the cluster.
-pub(crate) fn has_waited(warp: &mut Warp, m: &mut Machine<'_>) {
+/// A warp has waited for a generation of the barrier of the cluster.
+pub(crate) fn has_waited(warp: &mut Warp, m: &mut Machine<'_>, generation: u64) {
+    warp.clock.learn(&m.cluster_barrier.released);
+    warp.clock.meet(generation);
     if m.blocks.len() > 1 {
         warp.clock.meet_cluster();
         let awaited = &mut m.blocks[warp.rank].visits.awaited;
