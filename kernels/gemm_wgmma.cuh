@@ -151,10 +151,11 @@ struct Slot {
 
 DEVICE u32 stage_address(u32 stage) { return shared_address(shared) + stage * STAGE_BYTES; }
 
-// The barrier of all blocks that share stages; of all threads.
-DEVICE void sync_sharing_blocks() {
+// Waits for all threads of the blocks that share stages. In a cluster without an order of memory,
+// which takes a fence that waits for all accesses: mbarriers are made known by a fence of their own.
+DEVICE void meet_sharing_blocks() {
   if (CLUSTER > 1) {
-    barrier_cluster_arrive();
+    barrier_cluster_arrive_relaxed();
     barrier_cluster_wait();
   } else {
     __syncthreads();
@@ -936,7 +937,7 @@ DEVICE void multiply_tiles(const Matrices &matrices, const Schedule &schedule,
   const Way<Schedule> way = {schedule};
 #endif
   if (threadIdx.x == 0) ring.init();
-  sync_sharing_blocks();
+  meet_sharing_blocks();
 
   if (threadIdx.x < MULTIPLYING) {
     setmaxnreg_inc<MULTIPLYING_REGISTERS>();
@@ -964,5 +965,8 @@ DEVICE void multiply_tiles(const Matrices &matrices, const Schedule &schedule,
 #endif
   }
   // The other block may still arrive here.
-  if (CLUSTER > 1) sync_sharing_blocks();
+  if (CLUSTER > 1) {
+    barrier_cluster_arrive();
+    barrier_cluster_wait();
+  }
 }
