@@ -304,6 +304,8 @@ fn a_relaxed_barrier_makes_fenced_mbarriers_known() {
             format!("{init}\n{MEET_RELAXED}"),
             format!("{init}\n@%p1 fence.proxy.async;\n{MEET_RELAXED}"),
             format!("{MEET_RELAXED}\n{init}\n{fence}"),
+            // Used before the wait.
+            format!("{init}\n{fence}\nbarrier.cluster.arrive.relaxed.aligned;"),
             format!(
                 "{init}\nbarrier.cluster.arrive.relaxed.aligned;\n{fence}\n\
                  barrier.cluster.wait.aligned;"
