@@ -57,19 +57,25 @@ constexpr u32 STAGE_CHUNKS = STEP * ROW_CHUNKS;
 constexpr u32 STAGE_BYTES = STAGE_CHUNKS * CHUNK_BYTES;
 constexpr u32 RING_BYTES = STAGES * STAGE_BYTES;
 
-// Warps exchange their results through their rings; rows are padded so that eight of
-// them fall into different banks.
+// Warps exchange their results, of 16 rows at a time, where the rings were; rows are padded so
+// that eight of them fall into different banks.
 constexpr u32 MERGE_STRIDE = HEAD_DIM + 8;
+constexpr u32 MERGE_BYTES = 16 * MERGE_STRIDE * sizeof(float);
 constexpr u32 VECTORS = HEAD_DIM / 4;  // of four floats, in a row
+// Behind them blocks of a cluster receive each other's.
+constexpr u32 ROOM_AT = WARPS * MERGE_BYTES;
+constexpr u32 MOST_MERGED = min_of<u32>(16, TILE_ROWS);
+typedef Room<CLUSTER, MOST_MERGED, VECTORS> RoomOfCluster;
 
 static_assert(TILE == TILE_TOKENS, "the work list is cut at tiles");
 static_assert(HEAD_DIM % 16 == 0, "rows are steps of the tensor cores");
 static_assert(M_TILES <= 2, "accumulators fit the registers");
 static_assert((TILE_ROWS * (ROW_TILES - 1)) < ALL_ROWS, "every block has rows");
 static_assert(STAGES % 2 == 1 && STAGES >= 3, "keys and values take turns in each stage");
-static_assert(SHARED_BYTES == WARPS * RING_BYTES + QUERY_BYTES, "the host reserves these");
+static_assert(SHARED_BYTES >= WARPS * RING_BYTES + QUERY_BYTES, "the host reserves these");
+static_assert(SHARED_BYTES >= ROOM_AT + (CLUSTER > 1 ? sizeof(RoomOfCluster) : 0),
+              "and what blocks of a cluster give each other");
 static_assert(CLUSTER <= 16, "blocks of a cluster");
-static_assert(16 * MERGE_STRIDE * sizeof(float) <= RING_BYTES, "rings hold a merge");
 
 // --- Parameters ------------------------------------------------------------
 
@@ -503,12 +509,13 @@ DEVICE void write_output(const Params &p, const Rows &rows, u32 row, u32 vector,
 }
 
 // Merges the results of the warps for a split, 16 rows at a time, and writes outputs, or
-// partial results where the sequence has further splits.
-DEVICE void merge(State &state, const Params &p, const Split &split, const Rows &rows, u8 *rings) {
+// partial results where the sequence has further splits; or exchanges them in the cluster.
+DEVICE void merge(State &state, const Params &p, const Split &split, const Rows &rows, u8 *rings,
+                  ExchangeBarriers &barriers) {
   __shared__ Softmax of_warp[WARPS][16];
   __shared__ Softmax of_row[16];
   const auto values_of = [&](u32 warp) {
-    return reinterpret_cast<float *>(rings + warp * RING_BYTES);
+    return reinterpret_cast<float *>(rings + warp * MERGE_BYTES);
   };
   const u32 lane_row = lane_index() / 4;
   const float scale = rows.scale(p);
@@ -516,10 +523,14 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
 #pragma unroll
   for (u32 m = 0; m < M_TILES; ++m) {
     const u32 tile_rows = min_of<u32>(16, rows.count - m * 16);
+    const ClusterExchange<CLUSTER, THREADS, MOST_MERGED, ALL_ROWS, VECTORS> exchange = {
+        split, barriers, *reinterpret_cast<RoomOfCluster *>(rings + ROOM_AT),
+        rows.first + m * 16, tile_rows, m};
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h)
       if (lane_index() % 4 == 0) of_warp[warp_index()][h * 8 + lane_row] = state.softmax[m][h];
     __syncthreads();
+    if (CLUSTER > 1) exchange.begin();
 
     // Each warp rescales its outputs to the maximum over all warps.
 #pragma unroll
@@ -545,6 +556,7 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
     __syncthreads();
 
     // All threads add up the warps' outputs.
+    if (CLUSTER > 1) exchange.wait_ready();
     const u64 first_row = u64(split.first_partial + split.index) * ALL_ROWS + rows.first + m * 16;
     for (u32 i = threadIdx.x; i < tile_rows * VECTORS; i += THREADS) {
       const u32 row = i / VECTORS, vector = i % VECTORS;
@@ -557,19 +569,19 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
         for (u32 j = 0; j < 4; ++j) sum.x[j] += part.x[j];
       }
       if (CLUSTER > 1)
-        *reinterpret_cast<Floats4 *>(values_of(0) + row * MERGE_STRIDE + vector * 4) = sum;
+        exchange.row(row).give(vector * 4, sum);
       else if (split.count == 1)
         write_output(p, rows, m * 16 + row, vector, sum, of_row[row].sum);
       else
         p.partials.outputs[(first_row + row) * VECTORS + vector] = sum;
     }
     if (CLUSTER > 1) {
-      combine_in_cluster<CLUSTER, THREADS>(
-          p.partials, split, rows.first + m * 16, tile_rows, shared_address(values_of(0)),
-          MERGE_STRIDE * sizeof(float), shared_address(of_row), scale,
-          [&](u32 row, u32 vector, Floats4 x, float sum) {
-            write_output(p, rows, m * 16 + row, vector, x, sum);
-          });
+#pragma unroll 1
+      for (u32 i = threadIdx.x; i < tile_rows * CLUSTER; i += THREADS)
+        exchange.give_softmax(i / CLUSTER, i % CLUSTER, of_row[i / CLUSTER]);
+      exchange.combine(p.partials, scale, [&](u32 row, u32 vector, Floats4 x, float sum) {
+        write_output(p, rows, m * 16 + row, vector, x, sum);
+      });
     } else {
       if (split.count > 1 && threadIdx.x < tile_rows)
         p.partials.softmaxes[first_row + threadIdx.x] = of_row[threadIdx.x];
@@ -582,6 +594,8 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p
   // The first split and its pages: no launch writes the work list or page tables.
   Split split = load_split(p.work, list_block<CLUSTER, ROW_TILES>());
   Loader loader(p, split);
+  __shared__ ExchangeBarriers barriers;
+  if (CLUSTER > 1) barriers.announce(CLUSTER);
   overlap_previous();
 
   // Rows are aligned to their size: the swizzle changes bits of the address.
@@ -597,7 +611,9 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p
     // The next split and its pages are on their way while this one ends.
     Split next = split;
     if (split.next != 0) next = load_split(p.work, split.next);
-    merge(state, p, split, rows, rings);
+    // All blocks have begun long ago.
+    if (CLUSTER > 1) barrier_cluster_wait();
+    merge(state, p, split, rows, rings, barriers);
     if (split.next != 0) loader = Loader(p, next);
     u32 *ticket = ticket_of<CLUSTER, ROW_TILES>(p.tickets, split, row_tile);
     if (CLUSTER == 1 && split.count > 1 && is_last_block(ticket, split.count))
@@ -609,13 +625,14 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p
     if (CLUSTER > 1 && split.count > CLUSTER && is_last_block(ticket, split.count / CLUSTER)) {
 #pragma unroll 1
       for (u32 done = 0; done < rows.count; done += 16)
-        combine_clusters<CLUSTER, THREADS>(
+        combine_clusters<CLUSTER, THREADS, MOST_MERGED>(
             p.partials, split, rows.first + done, min_of<u32>(16, rows.count - done),
             rows.scale(p), rings, [&](u32 row, u32 vector, Floats4 x, float sum) {
               write_output(p, rows, done + row, vector, x, sum);
             });
     }
-    if (split.next == 0) break;
+    // In clusters a block has one split.
+    if (CLUSTER > 1 || split.next == 0) break;
     split = next;
   }
 }

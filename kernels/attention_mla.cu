@@ -81,12 +81,16 @@ constexpr u32 SCALINGS = CACHED_BYTES == 1 ? QUARTERS : 1;
 constexpr u32 SCORE_STRIDE = TILE + 8;
 constexpr u32 MERGE_STRIDE = KV_LORA_RANK + 8;
 
+// Where blocks of a cluster receive each other's outputs.
+typedef Room<CLUSTER, TILE_ROWS, VECTORS> RoomOfCluster;
+
 static_assert(WARPS == 2 * QUARTERS, "a quarter of the columns, a half of the tokens");
 static_assert(TILE % 16 == 0 && PAIRS <= WARP, "one warp has all attention weights of a row");
 static_assert(M_TILES <= 2, "queries and accumulators fit in registers");
 static_assert(TILE_ROWS * (ROW_TILES - 1) < ALL_ROWS, "every block has rows");
 static_assert(STAGES >= 3, "two tiles are in use, others in flight");
 static_assert(ROWS * MERGE_STRIDE * sizeof(float) <= RING_BYTES, "the ring holds the outputs");
+static_assert(CLUSTER == 1 || sizeof(RoomOfCluster) <= RING_BYTES, "and those of a cluster");
 
 // --- Parameters ------------------------------------------------------------
 
@@ -498,8 +502,47 @@ DEVICE void write_output(const Params &p, const Rows &rows, u32 row, u32 vector,
       pack_outputs(x, factor_of(sum));
 }
 
+// Exchanges the outputs of a split with the other blocks of the cluster, by way of their rings,
+// and writes this block's slice.
+DEVICE void finish_in_cluster(const Outputs &o, const Params &p, const Split &split,
+                              const Rows &rows, u8 *ring, ExchangeBarriers &barriers,
+                              const Softmax *of_row) {
+  const ClusterExchange<CLUSTER, THREADS, TILE_ROWS, ALL_ROWS, VECTORS> exchange = {
+      split, barriers, *reinterpret_cast<RoomOfCluster *>(ring), rows.first, rows.count, 0};
+  // All warps have read the ring.
+  __syncthreads();
+  exchange.begin();
+  exchange.wait_ready();
+#pragma unroll
+  for (u32 m = 0; m < M_TILES; ++m)
+#pragma unroll
+    for (u32 h = 0; h < 2; ++h) {
+      const u32 row = m * 16 + h * 8 + lane_index() / 4;
+      if (row >= rows.count) continue;
+      auto given = exchange.row(row);
+#pragma unroll
+      for (u32 n = 0; n < N_TILES; n += 2) {
+        // A lane has two columns and two of the next tile: with 8 bits, between these.
+        const u32 column = warp_index() * COLUMNS + output_column(n, 0);
+        const float *const x = o[m][n] + 2 * h, *const next = o[m][n + 1] + 2 * h;
+        if (CACHED_BYTES == 1) {
+          given.give(column, Floats4{x[0], next[0], x[1], next[1]});
+        } else {
+          given.give(column, Floats2{x[0], x[1]});
+          given.give(column + 8, Floats2{next[0], next[1]});
+        }
+      }
+    }
+#pragma unroll 1
+  for (u32 i = threadIdx.x; i < rows.count * CLUSTER; i += THREADS)
+    exchange.give_softmax(i / CLUSTER, i % CLUSTER, of_row[i / CLUSTER]);
+  exchange.combine(p.partials, p.scale, [&](u32 row, u32 vector, Floats4 x, float sum) {
+    write_output(p, rows, row, vector, x, sum);
+  });
+}
+
 // Writes the outputs of a split by way of the ring, as partial results where the
-// sequence has further splits, or together with the other blocks of the cluster.
+// sequence has further splits.
 DEVICE void finish(const Outputs &o, const Params &p, const Split &split, const Rows &rows,
                    float *ring, const Exchange &exchange) {
   __syncthreads();
@@ -515,15 +558,6 @@ DEVICE void finish(const Outputs &o, const Params &p, const Split &split, const 
         to[output_column(n, 1)] = o[m][n][2 * h + 1];
       }
     }
-  if (CLUSTER > 1) {
-    combine_in_cluster<CLUSTER, THREADS>(
-        p.partials, split, rows.first, rows.count, shared_address(ring),
-        MERGE_STRIDE * sizeof(float), shared_address(exchange.of_row), p.scale,
-        [&](u32 row, u32 vector, Floats4 x, float sum) {
-          write_output(p, rows, row, vector, x, sum);
-        });
-    return;
-  }
   __syncthreads();
 
   const u64 first_row = u64(split.first_partial + split.index) * ALL_ROWS + rows.first;
@@ -543,6 +577,8 @@ DEVICE void finish(const Outputs &o, const Params &p, const Split &split, const 
 KERNEL(THREADS, 1) attention_mla(const __grid_constant__ Params p) {
   // No launch writes the work list.
   const Split first = load_split(p.work, list_block<CLUSTER, ROW_TILES>());
+  __shared__ ExchangeBarriers barriers;
+  if (CLUSTER > 1) barriers.announce(CLUSTER);
   overlap_previous();
 
   // Records are aligned to the banks: the swizzle changes bits of the address.
@@ -553,7 +589,13 @@ KERNEL(THREADS, 1) attention_mla(const __grid_constant__ Params p) {
     const Rows rows(split, row_tile);
     Outputs o;
     attend(o, p, split, rows, shared_address(ring), exchange);
-    finish(o, p, split, rows, reinterpret_cast<float *>(ring), exchange);
+    if (CLUSTER > 1) {
+      // All blocks have begun long ago. A block has one split.
+      barrier_cluster_wait();
+      finish_in_cluster(o, p, split, rows, ring, barriers, exchange.of_row);
+    } else {
+      finish(o, p, split, rows, reinterpret_cast<float *>(ring), exchange);
+    }
     u32 *ticket = ticket_of<CLUSTER, ROW_TILES>(p.tickets, split, row_tile);
     const auto write = [&](u32 row, u32 vector, Floats4 x, float sum) {
       write_output(p, rows, row, vector, x, sum);
@@ -562,7 +604,7 @@ KERNEL(THREADS, 1) attention_mla(const __grid_constant__ Params p) {
       combine<THREADS, RING_BYTES, TILE_ROWS>(p.partials, split, rows.first, rows.count, p.scale,
                                               ring, write);
     if (CLUSTER > 1 && split.count > CLUSTER && is_last_block(ticket, split.count / CLUSTER))
-      combine_clusters<CLUSTER, THREADS>(p.partials, split, rows.first, rows.count, p.scale, ring,
-                                         write);
+      combine_clusters<CLUSTER, THREADS, TILE_ROWS>(p.partials, split, rows.first, rows.count,
+                                                    p.scale, ring, write);
   });
 }

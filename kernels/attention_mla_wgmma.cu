@@ -40,6 +40,7 @@
 // Launch: ROW_TILES times as many blocks as the work list is made for, in clusters of
 // CLUSTER or SHARING, THREADS threads, SHARED_BYTES of dynamic shared memory.
 #include "cached.cuh"
+#include "cluster.cuh"
 #include "mbarrier.cuh"
 #include "split_kv.cuh"
 #include "tile.cuh"
@@ -99,10 +100,9 @@ constexpr u32 TILE_BYTES = KEY_PANELS * PANEL_BYTES;
 constexpr u32 STAGES = 2;
 constexpr u32 AHEAD = TILES_AHEAD;  // tiles
 constexpr u32 VECTORS = KV_LORA_RANK / 4;
-// Where blocks of a cluster find each other's results: outputs, in rows that are padded so that
-// stores of a warp fall into different banks, then softmaxes.
-constexpr u32 MERGE_STRIDE = KV_LORA_RANK + 8;
-constexpr u32 SOFTMAXES_AT = ROWS * MERGE_STRIDE * sizeof(float);
+// Where blocks of a cluster receive each other's results.
+constexpr u32 MOST_ROWS = min_of(ROWS, ALL_ROWS);
+typedef Room<CLUSTER, MOST_ROWS, VECTORS> RoomOfCluster;
 
 // Steps of descriptors: eight rows of a panel, and 16 of its columns or rows.
 constexpr u32 ATOM_BYTES = 8 * ROW_BYTES;
@@ -110,8 +110,8 @@ constexpr u32 STEP = 16;
 constexpr u32 STEPS = PANEL_COLUMNS / STEP;
 
 // Registers of a thread by role; together as many as the block was launched with.
-constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 200 : SHARING > 1 ? 232 : 240;
-constexpr u32 LOADING_REGISTERS = CONVERTS ? 104 : SHARING > 1 ? 40 : 24;
+constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 200 : SHARING > 1 || CLUSTER > 1 ? 232 : 240;
+constexpr u32 LOADING_REGISTERS = CONVERTS ? 104 : SHARING > 1 || CLUSTER > 1 ? 40 : 24;
 
 // Whether rows of one matrix may attend to different tokens.
 constexpr bool RAGGED_ROWS = NEW_TOKENS > 1;
@@ -131,7 +131,7 @@ static_assert(AHEAD > 0 || !CONVERTS, "records are prefetched before they are re
 static_assert(SHARING == 1 || SHARING == 2 && CLUSTER == 1 && !CONVERTS && ROW_TILES % 2 == 0,
               "row tiles that share copies are in pairs, and copy");
 static_assert(SHARED_BYTES == (1 + STAGES) * TILE_BYTES, "the host reserves these");
-static_assert(SOFTMAXES_AT + ROWS * sizeof(Softmax) <= SHARED_BYTES, "panels hold results");
+static_assert(CLUSTER == 1 || sizeof(RoomOfCluster) <= SHARED_BYTES, "panels hold results");
 
 // --- Parameters ------------------------------------------------------------
 
@@ -185,6 +185,7 @@ struct Shared {
   u64 queries_empty;
   Rescale rescales[STAGES][ROWS];
   float sums[WARPGROUPS][ROWS];  // of attention weights, at the end of a split
+  ExchangeBarriers exchange;     // in clusters
 
   DEVICE void init() {
     for (u32 stage = 0; stage < STAGES; ++stage) {
@@ -197,7 +198,10 @@ struct Shared {
     }
     mbarrier_init(shared_address(&queries_full), 1);
     mbarrier_init(shared_address(&queries_empty), COMPUTING / WARP);
-    fence_mbarrier_init();
+    if (CLUSTER > 1)
+      exchange.init(CLUSTER);
+    else
+      fence_mbarrier_init();
   }
 };
 
@@ -206,6 +210,13 @@ DEVICE void arrive(u64 &barrier) {
   __syncwarp();
   if (lane_index() == 0) mbarrier_arrive(shared_address(&barrier));
 }
+
+// What the warpgroups that compute give each other in a cluster.
+struct ExchangeOfBlock : ClusterExchange<CLUSTER, COMPUTING, MOST_ROWS, ALL_ROWS, VECTORS> {
+  DEVICE ExchangeOfBlock(Shared &shared, const Split &split, u32 first_row)
+      : ClusterExchange{split, shared.exchange, *reinterpret_cast<RoomOfCluster *>(panels),
+                        first_row, min_of(ROWS, ALL_ROWS - first_row), 0} {}
+};
 
 // The barrier of the warpgroups that compute.
 struct Computing {
@@ -864,8 +875,8 @@ struct Compute {
     }
   }
 
-  // Writes outputs, or partial results where the sequence has further splits; in clusters to
-  // where the panels were, which all products and copies of the block's one split have left.
+  // Writes outputs, or partial results where the sequence has further splits; in clusters gives
+  // them to the blocks that combine them.
   DEVICE void write(const Split &split, u32 first_row) {
     // Each warpgroup has the sums of its own tiles. `held` makes the compiler compute their
     // addresses here: it would keep them over all tiles, for which there are no registers.
@@ -875,6 +886,12 @@ struct Compute {
       if (lane_index() % 4 == 0) shared.sums[group][held(lane_row(h))] = state.sum[h];
     }
     Computing{}();
+    const ExchangeOfBlock exchange(shared, split, first_row);
+    if (CLUSTER > 1) {
+      // All products and copies of the block's one split have left the panels.
+      exchange.begin();
+      exchange.wait_ready();
+    }
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h) {
       const u32 row = first_row + lane_row(h);
@@ -882,14 +899,14 @@ struct Compute {
       const float sum = state.sum[h] + shared.sums[group ^ 1][held(lane_row(h))];
       const u32 column = group * OWN_COLUMNS + lane_column(0);
       if (CLUSTER > 1) {
-        float *const outputs = reinterpret_cast<float *>(panels);
-        Floats2 *to =
-            reinterpret_cast<Floats2 *>(outputs + held(lane_row(h)) * MERGE_STRIDE + column);
+        if (group == 0)
+          for (u32 block = lane_index() % 4; block < CLUSTER; block += 4)
+            exchange.give_softmax(held(lane_row(h)), block, Softmax{state.max[h], sum});
+        auto given = exchange.row(held(lane_row(h)));
 #pragma unroll
         for (u32 block = 0; block < OWN_COLUMNS / 8; ++block)
-          to[block * 4] = {state.o[4 * block + 2 * h], state.o[4 * block + 2 * h + 1]};
-        if (group == 0 && lane_index() % 4 == 0)
-          reinterpret_cast<Softmax *>(panels + SOFTMAXES_AT)[held(lane_row(h))] = {state.max[h], sum};
+          given.give(column + block * 8,
+                     Floats2{state.o[4 * block + 2 * h], state.o[4 * block + 2 * h + 1]});
       } else if (split.count == 1) {
         const float factor = factor_of(sum);
         u32 *to = reinterpret_cast<u32 *>(
@@ -911,8 +928,8 @@ struct Compute {
     }
   }
 
-  // Computes all splits of the block; in clusters it has one, whose results are then in shared
-  // memory.
+  // Computes all splits of the block; in clusters it has one, whose results are then on their way
+  // to the blocks that combine them.
   DEVICE void run(u32 row_tile) {
     const u32 first_row = row_tile * ROWS;
     const u32 rows = min_of(ROWS, ALL_ROWS - first_row);
@@ -922,6 +939,8 @@ struct Compute {
       wait(shared_address(&shared.queries_full), parity);
       convert_queries();
       attend(split, first_row, first);
+      // All blocks have begun long ago.
+      if (CLUSTER > 1) barrier_cluster_wait();
       write(split, first_row);
       u32 *ticket = ticket_of<CLUSTER, ROW_TILES>(p.tickets, split, row_tile);
       if (CLUSTER == 1 && split.count > 1 && is_last_block(ticket, split.count, Computing{}))
@@ -936,18 +955,16 @@ struct Compute {
   }
 };
 
-// Combines the results that the warpgroups of each block of the cluster have left.
-DEVICE void combine_results(const Params &p, u32 row_tile) {
+// Combines what the blocks of the cluster have given this one.
+DEVICE void combine_results(const Params &p, Shared &shared, u32 row_tile) {
   const Split split = load_split(p.work, list_block<CLUSTER, ROW_TILES>());
   const u32 first_row = row_tile * ROWS, rows = min_of(ROWS, ALL_ROWS - first_row);
   const WriteCombined write = {p, split, first_row};
-  combine_in_cluster<CLUSTER, COMPUTING>(p.partials, split, first_row, rows,
-                                         shared_address(panels), MERGE_STRIDE * sizeof(float),
-                                         shared_address(panels) + SOFTMAXES_AT, p.scale, write);
+  ExchangeOfBlock(shared, split, first_row).combine(p.partials, p.scale, write);
   u32 *ticket = ticket_of<CLUSTER, ROW_TILES>(p.tickets, split, row_tile);
   if (split.count > CLUSTER && is_last_block(ticket, split.count / CLUSTER, Computing{}))
-    combine_clusters<CLUSTER, COMPUTING>(p.partials, split, first_row, rows, p.scale, panels,
-                                         write, Computing{});
+    combine_clusters<CLUSTER, COMPUTING, MOST_ROWS>(p.partials, split, first_row, rows, p.scale,
+                                                    panels, write, Computing{});
 }
 
 KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
@@ -958,7 +975,9 @@ KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
     if (!CONVERTS) prefetch_tensormap(p.boxes);
     if (!CONVERTS) prefetch_tensormap(p.least);
   }
-  SHARING > 1 ? sync_cluster() : __syncthreads();
+  SHARING > 1 ? meet_cluster() : __syncthreads();
+  // Those that exchange results wait before they do.
+  if (CLUSTER > 1) barrier_cluster_arrive_relaxed();
   overlap_previous();
 
   const u32 row_tile = row_tile_of_block<CLUSTER, ROW_TILES>();
@@ -966,17 +985,19 @@ KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
   if (group == 0) {
     setmaxnreg_inc<COMPUTING_REGISTERS>();
     Compute<0>{p, shared}.run(row_tile);
-    if (CLUSTER > 1) combine_results(p, row_tile);
+    if (CLUSTER > 1) combine_results(p, shared, row_tile);
   } else if (group == 1) {
     setmaxnreg_inc<COMPUTING_REGISTERS>();
     Compute<1>{p, shared}.run(row_tile);
-    if (CLUSTER > 1) combine_results(p, row_tile);
+    if (CLUSTER > 1) combine_results(p, shared, row_tile);
   } else {
     setmaxnreg_dec<LOADING_REGISTERS>();
     if (CONVERTS)
       Convert{p, shared, {p, shared, row_tile}}.run();
     else if (threadIdx.x == COMPUTING)
       Loader{p, shared, row_tile}.run();
+    __syncwarp();
+    if (CLUSTER > 1) barrier_cluster_wait();
   }
   // No block returns while another copies to it, or arrives at its barriers.
   if (SHARING > 1) sync_cluster();

@@ -37,6 +37,7 @@
 //
 // Launch: a cluster of `splits` times SHARING blocks for SHARING tiles, THREADS threads,
 // SHARED_BYTES of dynamic shared memory. Every block has at least one unit.
+#include "cluster.cuh"
 #include "divisor.cuh"
 #include "mbarrier.cuh"
 #include "weights.cuh"
@@ -653,8 +654,6 @@ KERNEL(THREADS, BLOCKS_PER_SM) gemm_swapped(const __grid_constant__ Params p) {
   }
   if (SHARING > 1) {
     // Others say to this block's mbarriers until their end that they have read activations.
-    __syncwarp();
-    barrier_cluster_arrive();
-    barrier_cluster_wait();
+    sync_cluster();
   }
 }

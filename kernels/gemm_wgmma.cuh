@@ -26,6 +26,7 @@
 // Where a tile's sum is split, partial sums are added by the block that finishes it last, in
 // the order of k: the result is the same to the last bit, always.
 #pragma once
+#include "cluster.cuh"
 #if !defined(ELEMENT_TF32)
 #include "element.cuh"
 #endif
@@ -151,16 +152,8 @@ struct Slot {
 
 DEVICE u32 stage_address(u32 stage) { return shared_address(shared) + stage * STAGE_BYTES; }
 
-// Waits for all threads of the blocks that share stages. In a cluster without an order of memory,
-// which takes a fence that waits for all accesses: mbarriers are made known by a fence of their own.
-DEVICE void meet_sharing_blocks() {
-  if (CLUSTER > 1) {
-    barrier_cluster_arrive_relaxed();
-    barrier_cluster_wait();
-  } else {
-    __syncthreads();
-  }
-}
+// Waits for all threads of the blocks that share stages.
+DEVICE void meet_sharing_blocks() { CLUSTER > 1 ? meet_cluster() : __syncthreads(); }
 
 // Waits until the stage is full. Warpgroups read operands through the async proxy: what
 // cp.async wrote is fenced by all who observe that it has arrived.
@@ -965,8 +958,5 @@ DEVICE void multiply_tiles(const Matrices &matrices, const Schedule &schedule,
 #endif
   }
   // The other block may still arrive here.
-  if (CLUSTER > 1) {
-    barrier_cluster_arrive();
-    barrier_cluster_wait();
-  }
+  if (CLUSTER > 1) sync_cluster();
 }

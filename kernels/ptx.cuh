@@ -412,7 +412,7 @@ DEVICE u32 cluster_ctarank() {
 // The address, in block `rank` of the cluster, of what is at `address` in this one.
 DEVICE u32 mapa(u32 address, u32 rank) {
   u32 there;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
   return there;
 }
 
@@ -455,27 +455,7 @@ DEVICE void barrier_cluster_wait() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// Reads 16 bytes of the shared memory of any block of the cluster, given by mapa.
-DEVICE Words4 ld_shared_cluster_v4(u32 address) {
-  Words4 v;
-  asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
-               : "r"(address)
-               : "memory");
-  return v;
-}
-
-// Reads 8 bytes there.
-DEVICE Words2 ld_shared_cluster_v2(u32 address) {
-  Words2 v;
-  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];"
-               : "=r"(v.w[0]), "=r"(v.w[1])
-               : "r"(address)
-               : "memory");
-  return v;
-}
-
-// Writes 16 bytes there.
+// Writes 16 bytes of the shared memory of any block of the cluster, given by mapa.
 DEVICE void st_shared_cluster_v4(u32 address, Words4 v) {
   asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.w[0]),
                "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
@@ -488,6 +468,15 @@ DEVICE void st_async_v4(u32 address, const float *x, u32 barrier) {
       "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], "
       "{%1, %2, %3, %4}, [%5];" ::"r"(address),
       "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(barrier)
+      : "memory");
+}
+
+// The same of 8 bytes.
+DEVICE void st_async_v2(u32 address, const float *x, u32 barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::
+          "r"(address),
+      "f"(x[0]), "f"(x[1]), "r"(barrier)
       : "memory");
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 #include "element.cuh"
 #include "last_block.cuh"
+#include "mbarrier.cuh"
 #include "reduce.cuh"
 #include "work_list.cuh"
 
@@ -45,13 +46,6 @@ DEVICE constexpr u32 lanes_of_row(u32 threads, u32 rows) {
   u32 lanes = WARP;
   while (lanes > 1 && lanes * rows > threads) lanes /= 2;
   return lanes;
-}
-
-// Waits for all threads of the cluster.
-DEVICE void sync_cluster() {
-  __syncwarp();
-  barrier_cluster_arrive();
-  barrier_cluster_wait();
 }
 
 // Combines the splits of a sequence: calls write(row, vector, outputs, sum) for
@@ -152,11 +146,15 @@ DEVICE void combine(const Partials<rows, vectors> &partials, const Split &split,
 
 // --- Combining in clusters -----------------------------------------------------
 
-// With CLUSTER > 1 the splits of a sequence are the blocks of clusters, CLUSTER of them
-// each. Blocks of a cluster read each other's shared memory, and each combines a slice of the
-// outputs. Where a sequence has one cluster, these are done. Else each block writes its
-// slice as partial results of the cluster, and the last block of all clusters that has
-// this slice combines them: as many blocks as a cluster has, each from its own ticket.
+// With CLUSTER > 1 the splits of a sequence are the blocks of clusters, CLUSTER of them each,
+// with one split. Each block combines a slice of the outputs, of which every other gives it its
+// own: stores to the other's shared memory, asynchronously, whose bytes an mbarrier there counts.
+// So blocks wait for data and not for one another, and need no fence: a barrier of the cluster
+// that orders memory waits for all accesses to memory of each warp.
+//
+// Where a sequence has one cluster, slices are then done. Else each block writes its slice as
+// partial results of the cluster, and the last block of all clusters that has this slice
+// combines them: as many blocks as a cluster has, each from its own ticket.
 
 // The block's place in the work list, and its rows: clusters of the same splits and
 // other rows follow one another.
@@ -175,16 +173,19 @@ DEVICE u32 *ticket_of(u32 *tickets, const Split &split, u32 row_tile) {
   return tickets + (split.first_partial * row_tiles + row_tile) * cluster + split.index % cluster;
 }
 
-// The vectors of `count` rows that a block of a cluster combines.
-template <u32 cluster, u32 vectors>
+// The vectors of `count` rows, of at most `most_rows`, that a block of a cluster combines: whole
+// rows unless there are fewer than blocks.
+template <u32 cluster, u32 most_rows, u32 vectors>
 struct Slice {
+  static constexpr u32 ROWS = most_rows < cluster ? 0 : ceil_div(most_rows, cluster);
+  static constexpr u32 MOST = ROWS > 0 ? ROWS * vectors : ceil_div(most_rows * vectors, cluster);
   u32 begin;
   u32 end;
 
-  DEVICE Slice(const Split &split, u32 count) {
-    const u32 all = count * vectors, share = ceil_div(all, cluster);
-    begin = min_of(split.index % cluster * share, all);
-    end = min_of(begin + share, all);
+  DEVICE Slice(u32 rank, u32 count) {
+    const u32 all = count * vectors;
+    begin = min_of(rank * MOST, all);
+    end = min_of(begin + MOST, all);
   }
 };
 
@@ -196,65 +197,166 @@ DEVICE Softmax *slice_softmaxes(const Partials<rows, vectors> &partials, const S
   return partials.softmaxes + slice * rows + first;
 }
 
-// Combines the splits of a cluster: calls write(row, vector, outputs, sum) for each vector of
-// the block's slice of `count` rows from row `first` on, or writes partial results where
-// the sequence has several clusters; all in the order of splits. `outputs` and `softmaxes` are
-// the shared addresses of the block's own results, the same in all blocks, `row_bytes` is
-// the distance of rows of outputs. All threads of all blocks call it, as many times, or
-// all that have not ended.
-template <u32 cluster, u32 threads, u32 rows, u32 vectors, typename Write>
-DEVICE void combine_in_cluster(const Partials<rows, vectors> &partials, const Split &split,
-                               u32 first, u32 count, u32 outputs, u32 row_bytes, u32 softmaxes,
-                               float scale, Write write) {
-  sync_cluster();
-  const Slice<cluster, vectors> slice(split, count);
-#pragma unroll 1
-  for (u32 i = slice.begin + held(threadIdx.x); i < slice.end; i += threads) {
-    const u32 row = i / vectors, vector = i % vectors;
-    const u32 at = outputs + row * row_bytes + vector * u32(sizeof(Floats4));
-    Softmax parts[cluster];
-    Words4 words[cluster];
-#pragma unroll
-    for (u32 part = 0; part < cluster; ++part) {
-      const Words2 softmax = ld_shared_cluster_v2(mapa(softmaxes + row * u32(sizeof(Softmax)), part));
-      parts[part] = {__uint_as_float(softmax.w[0]), __uint_as_float(softmax.w[1])};
-      words[part] = ld_shared_cluster_v4(mapa(at, part));
-    }
-    float max = minus_infinity(), sum = 0;
-#pragma unroll
-    for (u32 part = 0; part < cluster; ++part) max = fmaxf(max, parts[part].max);
-    Floats4 total = {};
-#pragma unroll
-    for (u32 part = 0; part < cluster; ++part) {
-      const float weight = weight_of(parts[part].max, max, scale);
-      sum += parts[part].sum * weight;
-#pragma unroll
-      for (u32 k = 0; k < 4; ++k) total.x[k] += __uint_as_float(words[part].w[k]) * weight;
-    }
-    if (split.count == cluster) {
-      write(row, vector, total, sum);
-      continue;
-    }
-    const u32 part = split.index / cluster;
-    partials.outputs[(u64(split.first_partial + part) * rows + first) * vectors + i] = total;
-    if (i == slice.begin || vector == 0)
-      slice_softmaxes<cluster>(partials, split, part, first)[row] = {max, sum};
+// mbarriers of a block for what the blocks of its cluster give it.
+struct ExchangeBarriers {
+  u64 ready;     // every block has room
+  u64 received;  // all that every block gives has arrived
+
+  DEVICE void init(u32 cluster) {
+    mbarrier_init(shared_address(&ready), cluster);
+    mbarrier_init(shared_address(&received), 1);
+    fence_mbarrier_init();
   }
-  // Others have read this block's results.
-  sync_cluster();
-}
+
+  // Makes them and says so to the other blocks. All threads call it, and barrier_cluster_wait
+  // before their first exchange: so much later that none waits.
+  DEVICE void announce(u32 cluster) {
+    if (threadIdx.x == 0) init(cluster);
+    __syncwarp();
+    barrier_cluster_arrive_relaxed();
+  }
+};
+
+// Where a block receives results, its own among them: of each block the outputs of this one's
+// slice, and the softmaxes of all rows.
+template <u32 cluster, u32 most_rows, u32 vectors>
+struct Room {
+  Floats4 outputs[cluster][Slice<cluster, most_rows, vectors>::MOST];
+  Softmax softmaxes[cluster][most_rows];
+};
+
+// The exchange of results of `count` rows from row `first` on. Blocks do the same number of
+// them, with the same rows and rooms at the same address. Before the first, all threads of the
+// cluster have met after `init`: mbarriers are then known.
+template <u32 cluster, u32 threads, u32 most_rows, u32 rows, u32 vectors>
+struct ClusterExchange {
+  typedef Slice<cluster, most_rows, vectors> SliceOfBlock;
+  class Row;
+  const Split &split;
+  ExchangeBarriers &barriers;
+  Room<cluster, most_rows, vectors> &room;
+  u32 first;
+  u32 count;
+  u32 parity;  // of the number of exchanges before
+
+  // Says to all blocks that this one has room. All threads call it, after a barrier behind which
+  // none uses what lay there.
+  DEVICE void begin() const {
+    const SliceOfBlock slice(cluster_ctarank(), count);
+    const u32 thread = held(threadIdx.x);
+    if (thread == 0)
+      mbarrier_arrive_expect_tx(
+          shared_address(&barriers.received),
+          cluster * ((slice.end - slice.begin) * sizeof(Floats4) + count * sizeof(Softmax)));
+    if (thread < cluster)
+      mbarrier_arrive_cluster_unordered(mapa(shared_address(&barriers.ready), thread));
+  }
+
+  // Waits until all blocks have room. All threads call it that give.
+  DEVICE void wait_ready() const { wait(shared_address(&barriers.ready), parity); }
+
+  // A row of this block's outputs.
+  DEVICE Row row(u32 row) const { return Row(*this, row); }
+
+  // Gives the softmax of a row to a block.
+  DEVICE void give_softmax(u32 row, u32 block, Softmax x) const {
+    const float softmax[] = {x.max, x.sum};
+    st_async_v2(mapa(shared_address(&room.softmaxes[cluster_ctarank()][row]), block), softmax,
+                mapa(shared_address(&barriers.received), block));
+  }
+
+  // Combines what has been given: calls write(row, vector, outputs, sum) for each vector of the
+  // block's slice, or writes partial results where the sequence has several clusters; all in the
+  // order of splits. All threads call it.
+  template <typename Write>
+  DEVICE void combine(const Partials<rows, vectors> &partials, float scale, Write write) const {
+    wait(shared_address(&barriers.received), parity);
+    const SliceOfBlock slice(cluster_ctarank(), count);
+#pragma unroll 1
+    for (u32 i = slice.begin + held(threadIdx.x); i < slice.end; i += threads) {
+      const u32 row = i / vectors, vector = i % vectors;
+      Softmax softmaxes[cluster];
+      float max = minus_infinity(), sum = 0;
+#pragma unroll
+      for (u32 part = 0; part < cluster; ++part) {
+        softmaxes[part] = room.softmaxes[part][row];
+        max = fmaxf(max, softmaxes[part].max);
+      }
+      Floats4 total = {};
+#pragma unroll
+      for (u32 part = 0; part < cluster; ++part) {
+        const Floats4 outputs = room.outputs[part][i - slice.begin];
+        const float weight = weight_of(softmaxes[part].max, max, scale);
+        sum += softmaxes[part].sum * weight;
+#pragma unroll
+        for (u32 k = 0; k < 4; ++k) total.x[k] += outputs.x[k] * weight;
+      }
+      if (split.count == cluster) {
+        write(row, vector, total, sum);
+        continue;
+      }
+      const u32 part = split.index / cluster;
+      partials.outputs[(u64(split.first_partial + part) * rows + first) * vectors + i] = total;
+      if (i == slice.begin || vector == 0)
+        slice_softmaxes<cluster>(partials, split, part, first)[row] = {max, sum};
+    }
+  }
+};
+
+// A row of outputs that a block gives to the blocks that combine them.
+template <u32 cluster, u32 threads, u32 most_rows, u32 rows, u32 vectors>
+class ClusterExchange<cluster, threads, most_rows, rows, vectors>::Row {
+  const ClusterExchange &exchange;
+  u32 row;
+  // Of a row that one block combines, where its outputs go, and the mbarrier that counts them.
+  u32 address;
+  u32 received;
+
+  static constexpr bool WHOLE = SliceOfBlock::ROWS > 0;
+
+  DEVICE void find(u32 owner, u32 vector_of_slice) {
+    address = mapa(shared_address(&exchange.room.outputs[cluster_ctarank()][vector_of_slice]), owner);
+    received = mapa(shared_address(&exchange.barriers.received), owner);
+  }
+
+  // Where outputs from a column on go.
+  DEVICE u32 place(u32 column) {
+    if (WHOLE) return address + column * u32(sizeof(float));
+    const u32 i = row * vectors + column / 4;
+    find(i / SliceOfBlock::MOST, i % SliceOfBlock::MOST);
+    return address + column % 4 * u32(sizeof(float));
+  }
+
+ public:
+  DEVICE Row(const ClusterExchange &exchange, u32 row) : exchange(exchange), row(row) {
+    constexpr u32 rows_of_slice = max_of(SliceOfBlock::ROWS, 1u);
+    if (WHOLE) find(row / rows_of_slice, row % rows_of_slice * vectors);
+  }
+
+  // Gives four outputs, from a multiple of four columns on.
+  DEVICE void give(u32 column, const Floats4 &x) {
+    const u32 to = place(column);
+    st_async_v4(to, x.x, received);
+  }
+
+  // Gives two.
+  DEVICE void give(u32 column, const Floats2 &x) {
+    const u32 to = place(column);
+    st_async_v2(to, x.x, received);
+  }
+};
 
 // Combines the clusters of a sequence: calls write(row, vector, outputs, sum) for each vector
 // of the block's slice of `count` rows from row `first` on. All threads call it, of the
 // block that is the last with this slice. `buffer` is shared memory for the weights of all
 // clusters and the sum, of each row of the slice.
-template <u32 cluster, u32 threads, u32 rows, u32 vectors, typename Write,
+template <u32 cluster, u32 threads, u32 most_rows, u32 rows, u32 vectors, typename Write,
           typename Sync = WholeBlock>
 DEVICE void combine_clusters(const Partials<rows, vectors> &partials, const Split &split,
                              u32 first, u32 count, float scale, u8 *buffer, Write write,
                              Sync sync = {}) {
   const u32 parts = split.count / cluster, row_weights = parts + 1;
-  const Slice<cluster, vectors> slice(split, count);
+  const Slice<cluster, most_rows, vectors> slice(split.index % cluster, count);
   const u32 first_row = slice.begin / vectors, end_row = ceil_div(slice.end, vectors);
   float *const weights = reinterpret_cast<float *>(buffer);
 

@@ -390,16 +390,30 @@ fn bugs_of_products_of_8_bits_are_noticed() {
 }
 
 /// Bugs of combining in clusters, as another text of a kernel's source or of a header.
-const CLUSTER_BUGS: [(&str, &str, &str); 11] = [
-    // Results of other blocks are read before they are written; a block ends, or writes
-    // weights over its results, while others read them.
-    ("split_kv.cuh", "  sync_cluster();\n  const Slice", "  const Slice"),
-    ("split_kv.cuh", "results.\n  sync_cluster();", "results."),
-    // The slice of another block; one ticket for all slices; a softmax only where a row begins.
+const CLUSTER_BUGS: [(&str, &str, &str); 19] = [
+    // Results of other blocks are read before they have arrived, some or all of them; more are
+    // waited for than arrive; those of the next rows are not waited for.
+    ("split_kv.cuh", "wait(shared_address(&barriers.received), parity);", ""),
+    ("split_kv.cuh", "cluster * ((slice.end", "(cluster - 1) * ((slice.end"),
+    ("split_kv.cuh", "cluster * ((slice.end", "(cluster + 1) * ((slice.end"),
+    ("split_kv.cuh", "(&barriers.received), parity)", "(&barriers.received), 0)"),
+    // Results of this block arrive while another uses its ring, or has rows before to combine,
+    // or has not made its mbarriers; or say that it has none.
+    ("split_kv.cuh", "{ wait(shared_address(&barriers.ready), parity); }", "{}"),
+    (
+        "attention_decode",
+        "    __syncthreads();\n    if (CLUSTER > 1) exchange.begin();",
+        "    if (CLUSTER > 1) exchange.begin();\n    __syncthreads();",
+    ),
+    ("attention_decode", "if (CLUSTER > 1) barrier_cluster_wait();", ""),
+    ("split_kv.cuh", "if (threadIdx.x == 0) init(cluster);", ""),
+    // The slice of another block, or what another has given; one ticket for all slices; a
+    // softmax only where a row begins.
+    ("split_kv.cuh", "begin = min_of(rank * MOST", "begin = min_of((rank ^ 1) * MOST"),
     (
         "split_kv.cuh",
-        "min_of(split.index % cluster * share",
-        "min_of(split.index / cluster * share",
+        "room.outputs[part][i - slice.begin]",
+        "room.outputs[part ^ 1][i - slice.begin]",
     ),
     ("split_kv.cuh", "cluster + split.index % cluster;\n}", "cluster;\n}"),
     ("split_kv.cuh", "i == slice.begin || vector == 0", "vector == 0"),
@@ -418,6 +432,11 @@ const CLUSTER_BUGS: [(&str, &str, &str); 11] = [
     // Each row has its maximum taken off.
     (
         "split_kv.cuh",
+        "weight_of(softmaxes[part].max, max, scale);\n        sum +=",
+        "1;\n        sum +=",
+    ),
+    (
+        "split_kv.cuh",
         "weight_of(softmax.max, max, scale);\n      sum +=",
         "1;\n      sum +=",
     ),
@@ -428,10 +447,18 @@ fn bugs_of_combining_in_clusters_are_noticed() {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {
         return;
     }
-    let problem =
-        "decode_attention:batch=2,context=900,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16";
-    let missed =
-        missed_in_headers(&CLUSTER_BUGS, &[("attention_decode.cluster4_three", problem)]);
+    // Several clusters of a sequence; then one, and more rows than are exchanged at a time.
+    let points = [
+        (
+            "attention_decode.cluster4_three",
+            "decode_attention:batch=2,context=900,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16",
+        ),
+        (
+            "attention_decode.cluster4",
+            "decode_attention:batch=2,context=900,q_heads=20,kv_heads=1,head_dim=64,dtype=bf16",
+        ),
+    ];
+    let missed = missed_in_headers(&CLUSTER_BUGS, &points);
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
@@ -608,20 +635,19 @@ fn missed_in_headers(bugs: &[(&str, &str, &str)], cases: &[(&str, &str)]) -> Vec
         let (kernel, _) = split_name(name);
         let kernel = KERNELS.iter().find(|found| found.name == kernel).unwrap();
         let source = kernel.file().unwrap();
-        let texts: Vec<(&str, String)> = source
-            .headers
-            .iter()
-            .map(|(name, text)| match *name == file {
-                true => {
-                    assert_eq!(text.matches(right).count(), 1, "{file}: {right}");
-                    (*name, text.replace(right, wrong))
-                }
-                false => (*name, (*text).to_owned()),
-            })
-            .collect();
+        let edited = |name: &str, text: &str| match name == file {
+            true => {
+                assert_eq!(text.matches(right).count(), 1, "{file}: {right}");
+                text.replace(right, wrong)
+            }
+            false => text.to_owned(),
+        };
+        let texts: Vec<(&str, String)> =
+            source.headers.iter().map(|(name, text)| (*name, edited(name, text))).collect();
         let headers: Vec<_> =
             texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
-        let planted = Source { headers: &headers, ..source };
+        let main = edited(source.name, source.text);
+        let planted = Source { text: &main, headers: &headers, ..source };
         notices(&compiler, &planted, name, &text.parse().unwrap(), RUNS)
     };
     for (name, text) in cases {

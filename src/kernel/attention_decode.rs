@@ -136,7 +136,7 @@ impl Rings {
             (in_flight + 1).max(STAGES_OF_8_BITS) | 1
         };
         let fit = |(blocks_per_sm, warps): (u32, u32)| {
-            let of_kernel = STATIC_SHARED_BYTES * warps.div_ceil(WARPS);
+            let of_kernel = static_bytes(warps);
             let share = limits.shared_bytes_of_block(blocks_per_sm) - of_kernel;
             let stages = (share - query_bytes) / (warps * stage_bytes);
             let most = choice.or("stages", most_stages(blocks_per_sm * warps));
@@ -146,8 +146,8 @@ impl Rings {
             let shared_bytes = stages * warps * stage_bytes + query_bytes;
             Rings { blocks_per_sm, warps, stages, stage_bytes, shared_bytes }
         };
-        // At the end each ring has to hold 16 rows of outputs, see the kernel.
-        let merge_bytes = 16 * (p.head_dim as u32 + 8) * 4;
+        // At the end a warp's results of 16 rows lie where its ring was, see the kernel.
+        let merge_bytes = merge_bytes(p.head_dim as u32);
         let is_enough =
             |way: &Rings| way.stages >= 3 && way.stages * stage_bytes >= merge_bytes;
         let ways = [(1, 2 * WARPS), (2, WARPS), (1, WARPS), (1, WARPS / 2)].map(fit);
@@ -170,6 +170,32 @@ impl Rings {
         Ok(asked)
     }
 
+    /// With room behind the warps' results for those that the blocks of a cluster give this one:
+    /// outputs of 16 rows, which divide evenly, and their softmaxes from each block.
+    ///
+    /// # Errors
+    /// That does not fit.
+    fn with_room_for_cluster(
+        self,
+        head_dim: u32,
+        blocks: u32,
+        arch: Arch,
+    ) -> Result<Self, Refusal> {
+        let room_bytes = 16 * head_dim * 4 + 16 * 8 * blocks;
+        let needed = self.warps * merge_bytes(head_dim) + room_bytes;
+        let most = arch.limits().shared_bytes_of_block(self.blocks_per_sm)
+            - static_bytes(self.warps);
+        refuse_unless(needed <= most, || {
+            format!(
+                "clusters of {blocks} blocks whose results fit shared memory: those of {} warps \
+                 and of the cluster take {needed} bytes, and a block of {arch} has {most}; use \
+                 another configuration",
+                self.warps
+            )
+        })?;
+        Ok(Rings { shared_bytes: self.shared_bytes.max(needed), ..self })
+    }
+
     fn threads(&self) -> u32 {
         self.warps * 32
     }
@@ -184,6 +210,16 @@ impl Rings {
     fn bytes_in_flight(&self) -> u64 {
         u64::from(self.warps * (self.stages - 1) * self.stage_bytes)
     }
+}
+
+/// Shared memory that a kernel of so many warps declares itself, at most.
+fn static_bytes(warps: u32) -> u32 {
+    STATIC_SHARED_BYTES * warps.div_ceil(WARPS)
+}
+
+/// Bytes of a warp's results of 16 rows, which are padded.
+fn merge_bytes(head_dim: u32) -> u32 {
+    16 * (head_dim + 8) * 4
 }
 
 /// Seconds of a tile of 16 tokens for each of so many warps, where memory does not bind: an H200
@@ -280,7 +316,7 @@ impl HostHalf for AttentionDecode {
             format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
         })?;
         refuse_counts(&p.kv())?;
-        let (row_tiles, rings) = (RowTiles::new(p).count, Rings::new(p, arch, choice)?);
+        let (row_tiles, mut rings) = (RowTiles::new(p).count, Rings::new(p, arch, choice)?);
         let tile_bytes = u64::from(2 * rings.warps * rings.stage_bytes);
         let costs =
             Costs { overhead: OVERHEAD, whole: WHOLE_BYTES / tile_bytes, combine: 0 };
@@ -294,6 +330,10 @@ impl HostHalf for AttentionDecode {
         };
         let needed = |length| p.visible(length);
         let division = Division::new(choice, costs, work, (&p.kv(), needed), arch)?;
+        if division.blocks_of_cluster() > 1 {
+            let blocks = division.blocks_of_cluster();
+            rings = rings.with_room_for_cluster(p.head_dim as u32, blocks, arch)?;
+        }
         let overlaps = arch.can_overlap_launches();
         Ok(AttentionDecode { p: *p, element, cached, row_tiles, rings, division, overlaps })
     }
@@ -364,6 +404,7 @@ fn params(p: DecodeAttention) -> Params {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::clusters::MAX_CLUSTER;
     use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
     use crate::kernel::split_kv::bound_in_order;
 
@@ -398,13 +439,22 @@ mod tests {
                             rings.stages >= 3 && rings.stages % 2 == 1,
                             "{arch} {shape}"
                         );
-                        let merge_bytes = 16 * (head_dim as u32 + 8) * 4;
                         assert!(
-                            rings.stages * rings.stage_bytes >= merge_bytes,
+                            rings.stages * rings.stage_bytes
+                                >= merge_bytes(head_dim as u32),
                             "{arch} {shape}"
                         );
-                        let block = rings.shared_bytes + STATIC_SHARED_BYTES;
-                        assert!(block <= sm.shared_bytes_of_block(rings.blocks_per_sm));
+                        let fits = |rings: &Rings| {
+                            let block = rings.shared_bytes + static_bytes(rings.warps);
+                            block <= sm.shared_bytes_of_block(rings.blocks_per_sm)
+                        };
+                        assert!(fits(&rings), "{arch} {shape}");
+                        if arch == Arch::SM_90 {
+                            let in_cluster = rings
+                                .with_room_for_cluster(head_dim as u32, MAX_CLUSTER, arch)
+                                .unwrap();
+                            assert!(fits(&in_cluster), "{shape}");
+                        }
                         // Little's law asks 8 KB of an SM on an RTX 5090, the fastest
                         // memory with as little shared memory, and 29 KB on an H200.
                         let in_flight =

@@ -17,6 +17,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("reduce.cuh", include_str!("../../kernels/reduce.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
     ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
+    ("cluster.cuh", include_str!("../../kernels/cluster.cuh")),
     ("split_kv.cuh", include_str!("../../kernels/split_kv.cuh")),
     ("mbarrier.cuh", include_str!("../../kernels/mbarrier.cuh")),
     ("peak_operands.cuh", include_str!("../../kernels/peak_operands.cuh")),
