@@ -608,13 +608,15 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p
     Queries q;
     q.shared = reinterpret_cast<Words4 *>(rings + WARPS * RING_BYTES);
     attend(state, q, p, split, rows, loader, ring);
-    // The next split and its pages are on their way while this one ends.
+    // The next split and its pages are on their way while this one ends. In clusters a block has
+    // one.
+    const bool ends = CLUSTER > 1 || split.next == 0;
     Split next = split;
-    if (split.next != 0) next = load_split(p.work, split.next);
+    if (!ends) next = load_split(p.work, split.next);
     // All blocks have begun long ago.
     if (CLUSTER > 1) barrier_cluster_wait();
     merge(state, p, split, rows, rings, barriers);
-    if (split.next != 0) loader = Loader(p, next);
+    if (!ends) loader = Loader(p, next);
     u32 *ticket = ticket_of<CLUSTER, ROW_TILES>(p.tickets, split, row_tile);
     if (CLUSTER == 1 && split.count > 1 && is_last_block(ticket, split.count))
       combine<THREADS, WARPS * RING_BYTES, TILE_ROWS>(
@@ -631,8 +633,7 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p
               write_output(p, rows, done + row, vector, x, sum);
             });
     }
-    // In clusters a block has one split.
-    if (CLUSTER > 1 || split.next == 0) break;
+    if (ends) break;
     split = next;
   }
 }

@@ -216,8 +216,16 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "attention_decode.cluster4_three",
         &[
-            "decode_attention:batch=1,context=2333,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16",
+            "decode_attention:batch=1,context=5333,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16",
             "decode_attention:batch=2,context=333,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16",
+        ],
+    ),
+    // The same with rows that are exchanged in two turns.
+    (
+        "attention_decode.cluster4_three",
+        &[
+            "decode_attention:batch=1,context=5333,q_heads=20,kv_heads=1,head_dim=64,dtype=bf16",
+            "decode_attention:batch=2,context=333,q_heads=20,kv_heads=1,head_dim=64,dtype=bf16",
         ],
     ),
     // Splits of one sequence in several blocks; several splits in a block. Then rows of two
