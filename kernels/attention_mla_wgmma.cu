@@ -889,7 +889,7 @@ struct Compute {
     const ExchangeOfBlock exchange(shared, split, first_row);
     if (CLUSTER > 1) {
       // All products and copies of the block's one split have left the panels.
-      exchange.begin();
+      if (group == 0) exchange.begin();
       exchange.wait_ready();
     }
 #pragma unroll
@@ -996,8 +996,10 @@ KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
       Convert{p, shared, {p, shared, row_tile}}.run();
     else if (threadIdx.x == COMPUTING)
       Loader{p, shared, row_tile}.run();
-    __syncwarp();
-    if (CLUSTER > 1) barrier_cluster_wait();
+    if (CLUSTER > 1) {
+      __syncwarp();
+      barrier_cluster_wait();
+    }
   }
   // No block returns while another copies to it, or arrives at its barriers.
   if (SHARING > 1) sync_cluster();

@@ -239,8 +239,8 @@ struct ClusterExchange {
   u32 count;
   u32 parity;  // of the number of exchanges before
 
-  // Says to all blocks that this one has room. All threads call it, after a barrier behind which
-  // none uses what lay there.
+  // Says to all blocks that this one has room. The first threads call it, one for each block, after
+  // a barrier behind which none uses what lay there.
   DEVICE void begin() const {
     const SliceOfBlock slice(cluster_ctarank(), count);
     const u32 thread = held(threadIdx.x);
