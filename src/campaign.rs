@@ -201,6 +201,10 @@ pub trait Observer {
     fn left_out(&mut self, rounds: usize) {
         let _ = rounds;
     }
+    /// So many rounds more than planned are measured, in place of disturbed ones.
+    fn again(&mut self, rounds: usize) {
+        let _ = rounds;
+    }
     /// Something went wrong that spoils no round.
     fn note(&mut self, text: &str) {
         let _ = text;
@@ -504,6 +508,7 @@ impl Runner<'_> {
             if missing.is_empty() {
                 return Ok(());
             }
+            observer.again(missing.len());
             self.device.begin_round();
             for (order_index, scheduled) in &missing {
                 if self.is_out_of_time() || observer.should_stop() {

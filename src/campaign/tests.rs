@@ -109,6 +109,30 @@ fn rows_carry_what_it_takes_to_repeat_them() {
     }
 }
 
+/// Holds that as many rounds are measured as are announced, in the plan and later.
+#[derive(Default)]
+struct Counting {
+    announced: usize,
+    measured: usize,
+}
+
+impl Observer for Counting {
+    fn begin(&mut self, _: &Path, total: usize, done: usize) {
+        self.announced = total - done;
+    }
+
+    fn start(&mut self, _: &Scheduled) {}
+
+    fn measured(&mut self, _: &Scheduled, _: Option<&Row>) {
+        self.measured += 1;
+        assert!(self.measured <= self.announced, "{} of {}", self.measured, self.announced);
+    }
+
+    fn again(&mut self, rounds: usize) {
+        self.announced += rounds;
+    }
+}
+
 /// A device that is asked before and after every round; the campaign has two rounds.
 fn reporting(dir: &Path, reports: fn(usize) -> Telemetry) -> Records {
     let mut device = SimulatedDevice { reports, ..SimulatedDevice::default() };
@@ -116,7 +140,9 @@ fn reporting(dir: &Path, reports: fn(usize) -> Telemetry) -> Records {
     let text = SUITE.replace("rounds = 1", "rounds = 2").replace(r#", "copy"]"#, "]");
     let suite = Some(Suite::parse("tiny.toml", &text).unwrap());
     let request = Request { suite, ..request(dir) };
-    let folder = run(&mut device, &request, &mut Silent).unwrap().folder;
+    let mut counting = Counting::default();
+    let folder = run(&mut device, &request, &mut counting).unwrap().folder;
+    assert_eq!(counting.measured, counting.announced);
     Records::read(&folder).unwrap()
 }
 

@@ -181,6 +181,12 @@ impl Observer for Progress {
         self.bar.set_length(state.total as u64);
     }
 
+    fn again(&mut self, rounds: usize) {
+        let mut state = self.state();
+        state.total += rounds;
+        self.bar.set_length(state.total as u64);
+    }
+
     fn start(&mut self, scheduled: &Scheduled) {
         let label = scheduled.point.problem.label();
         self.bar.set_message(label.clone());
@@ -270,6 +276,8 @@ mod tests {
         let mut progress =
             Progress::telling(ProgressBar::hidden(), &quiet, None, Some(every), sink);
         progress.begin(Path::new("x"), 10, 2);
+        progress.left_out(1);
+        progress.again(3);
         let began = Instant::now();
         while log.lines().len() < 3 && began.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(every);
@@ -277,7 +285,7 @@ mod tests {
         drop(progress);
         let lines = log.lines();
         assert!(lines.len() >= 3, "{lines:?}");
-        assert!(lines.iter().all(|line| line.starts_with("2 of 10 rounds after ")));
+        assert!(lines.iter().all(|line| line.starts_with("2 of 12 rounds after ")));
         std::thread::sleep(5 * every);
         assert_eq!(log.lines(), lines, "nothing is said after the end");
     }

@@ -114,6 +114,10 @@ impl Observer for Reporting<'_> {
         self.inner.left_out(rounds);
     }
 
+    fn again(&mut self, rounds: usize) {
+        self.inner.again(rounds);
+    }
+
     fn note(&mut self, text: &str) {
         self.inner.note(text);
     }
