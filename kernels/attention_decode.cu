@@ -555,14 +555,8 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
     }
     __syncthreads();
 
-    if (CLUSTER > 1) {
-      exchange.wait_ready();
-#pragma unroll 1
-      for (u32 i = threadIdx.x; i < tile_rows * CLUSTER; i += THREADS)
-        exchange.give_softmax(i / CLUSTER, i % CLUSTER, of_row[i / CLUSTER]);
-    }
-
     // All threads add up the warps' outputs.
+    if (CLUSTER > 1) exchange.wait_ready();
     const u64 first_row = u64(split.first_partial + split.index) * ALL_ROWS + rows.first + m * 16;
     for (u32 i = threadIdx.x; i < tile_rows * VECTORS; i += THREADS) {
       const u32 row = i / VECTORS, vector = i % VECTORS;
@@ -582,6 +576,9 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
         p.partials.outputs[(first_row + row) * VECTORS + vector] = sum;
     }
     if (CLUSTER > 1) {
+#pragma unroll 1
+      for (u32 i = threadIdx.x; i < tile_rows * CLUSTER; i += THREADS)
+        exchange.give_softmax(i / CLUSTER, i % CLUSTER, of_row[i / CLUSTER]);
       exchange.combine(p.partials, scale, [&](u32 row, u32 vector, Floats4 x, float sum) {
         write_output(p, rows, m * 16 + row, vector, x, sum);
       });
