@@ -12,6 +12,7 @@ use crate::flight::{GROUP, Warpgroup};
 use crate::instruction::{Initial, Special};
 use crate::lanes::LANES;
 use crate::machine::{BARRIERS, BarrierState, Block, Machine, Run, Step, Stop};
+use crate::mbarrier::Spot;
 use crate::printf::Printed;
 use crate::random::Random;
 use crate::shared::Shared;
@@ -213,11 +214,12 @@ impl<'l> Active<'l> {
         let alive: Vec<usize> =
             (0..self.warps.len()).filter(|&at| self.may_run(at)).collect();
         if alive.is_empty() {
-            if landing::land_one(&mut self.machine)? {
-                self.idle = 0;
-            } else {
-                self.idle = PATIENCE + 1;
-            }
+            let asleep = self.warps.iter().any(|warp| self.is_asleep(warp));
+            self.idle = match landing::land_one(&mut self.machine)? {
+                true => 0,
+                false if asleep => self.longest_sleep() + 1,
+                false => PATIENCE + 1,
+            };
             return Ok(());
         }
         let at = alive[random.below(alive.len())];
@@ -230,6 +232,7 @@ impl<'l> Active<'l> {
         };
         let warp = &mut self.warps[at];
         let before = (warp.cycles, warp.polls);
+        warp.sleeps = None;
         exec::run(warp, &mut self.machine, quantum)?;
         *spent += warp.cycles - before.0;
         let progress = self.machine.progress;
@@ -242,16 +245,34 @@ impl<'l> Active<'l> {
         self.seen = progress;
         // All warps only poll: what was delayed must happen now. Before that, a copy
         // completes at a random time.
-        let asked = self.idle > 2 * self.warps.len() as u32;
+        let asked = self.idle > self.longest_sleep();
         if (asked || random.below(200) == 0) && landing::land_one(&mut self.machine)? {
             self.idle = 0;
         }
         Ok(())
     }
 
+    /// Turns in a row without progress after which all warps have polled, most likely.
+    fn longest_sleep(&self) -> u32 {
+        2 * self.warps.len() as u32
+    }
+
+    /// Whether a warp sleeps at an mbarrier whose phase has not completed. A GPU too suspends
+    /// threads there, until that or for some time: a thread may do something else after it.
+    fn is_asleep(&self, warp: &Warp) -> bool {
+        let is_open = |((rank, offset), phase): (Spot, u64)| {
+            let barrier = self.machine.blocks[rank].mbarriers.get(&offset);
+            barrier.is_some_and(|barrier| barrier.phase == phase)
+        };
+        warp.groups.len() == 1
+            && self.idle <= self.longest_sleep()
+            && warp.sleeps.is_some_and(is_open)
+    }
+
     fn may_run(&self, at: usize) -> bool {
         let warp = &self.warps[at];
         !warp.is_done()
+            && !self.is_asleep(warp)
             && warp.groups.iter().any(|group| match group.wait {
                 Wait::None => true,
                 Wait::Meet { mask } => self.meets(warp, mask),

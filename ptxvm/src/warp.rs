@@ -5,6 +5,7 @@ use crate::flight::{BulkStore, CopyGroups, WgmmaState};
 use crate::instruction::Kernel;
 use crate::known::ALL_LANES;
 use crate::lanes::{LANES, Regs};
+use crate::mbarrier::Spot;
 
 /// What a group of threads waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,10 @@ pub(crate) struct Warp {
     pub cluster_arrived: u32,
     /// How often it polled for something that had not happened.
     pub polls: u32,
+    /// The mbarrier for which it last waited in vain, and in which phase.
+    pub tested: Option<(Spot, u64)>,
+    /// It sleeps while this mbarrier is in this phase.
+    pub sleeps: Option<(Spot, u64)>,
     /// Instructions executed, which is what its clock shows.
     pub cycles: u64,
     /// What its clock shows in addition, because it slept.
@@ -112,6 +117,8 @@ impl Warp {
         self.cluster_generation = 0;
         self.cluster_arrived = 0;
         self.polls = 0;
+        self.tested = None;
+        self.sleeps = None;
         self.cycles = 0;
         self.slept = 0;
         self.polled = None;

@@ -12,6 +12,11 @@ use crate::machine::{Machine, Step};
 use crate::mbarrier::{Mbarrier, Spot};
 use crate::warp::Warp;
 
+/// One of so many repeated waits that are in vain makes the warp sleep, until the phase
+/// completes: to test again and again is most of what waiting costs here. The others return
+/// early, as they may on a GPU: what does not wait again then goes wrong.
+const WAKEFUL: usize = 4;
+
 /// The most bytes or arrivals that an mbarrier can count.
 const MOST: i64 = (1 << 20) - 1;
 
@@ -92,7 +97,7 @@ pub(crate) fn run(
         _ => Bank::Word,
     };
     let operand = op.operand.map(|index| values(warp, bank, index));
-    let mut passed = true;
+    let mut open = None;
     let mut learnt = Learnt::default();
     for lane in lanes(active) {
         let site = (pc, lane);
@@ -110,8 +115,9 @@ pub(crate) fn run(
                 let done = wait(warp, m, (op, parity), site, spot, value, &mut learnt)?;
                 if done {
                     peer::has_waited_for(m, spot);
+                } else {
+                    open = Some((spot, m.blocks[spot.0].mbarriers[&spot.1].phase));
                 }
-                passed &= done;
                 set(warp, Bank::Predicate, op.d, u64::from(done), 1 << lane);
             }
             _ => arrive(warp, m, op, site, spot, value)?,
@@ -121,7 +127,9 @@ pub(crate) fn run(
         if op.orders && !learnt.message.is_empty() {
             warp.clock.learn(&learnt.message);
         }
-        return Ok(if passed { Next::Go } else { Next::Polled });
+        let Some(open) = open else { return Ok(Next::Go) };
+        doze(warp, m, open);
+        return Ok(Next::Polled);
     }
     if op.orders {
         warp.clock.tick();
@@ -171,6 +179,14 @@ fn wait(
         m.note(FindingKind::Mbarrier, warp, site.0, site.1, place, || text);
     }
     Ok(done)
+}
+
+/// A wait was in vain. When it is not the first for this phase, the warp may sleep.
+fn doze(warp: &mut Warp, m: &mut Machine<'_>, open: (Spot, u64)) {
+    let again = warp.tested.replace(open) == Some(open);
+    if again && m.random.below(WAKEFUL) == 0 {
+        warp.sleeps = Some(open);
+    }
 }
 
 /// A token is good for its phase and the one after it.
