@@ -410,3 +410,88 @@ fn what_the_async_proxy_reads_from_global_memory_was_fenced() {
         caught(|seed| handed_over(fence, fence, seed), FindingKind::MissingProxyFence);
     }
 }
+
+/// Warp 0 of two waits for an mbarrier as `WAIT` says, warp 1 counts `rounds` down and arrives.
+const WAITS: &str = "
+.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry waits(.param .u32 rounds) {
+    .reg .pred %p<4>;
+    .reg .b32 %r<4>;
+    .shared .align 8 .b64 bar;
+    mov.u32 %r1, %tid.x;
+    setp.eq.u32 %p1, %r1, 0;
+    @%p1 mbarrier.init.shared::cta.b64 [bar], 32;
+    bar.sync 0;
+    setp.ge.u32 %p2, %r1, 32;
+    @%p2 bra COUNT;
+    WAIT
+    ret;
+COUNT:
+    ld.param.u32 %r2, [rounds];
+STEP:
+    sub.u32 %r2, %r2, 1;
+    setp.ne.u32 %p3, %r2, 0;
+    @%p3 bra STEP;
+    mbarrier.arrive.shared::cta.b64 _, [bar];
+    ret;
+}";
+
+fn waits(how: &str, threads: u32, rounds: i32, seed: u64) -> Result<Report, Fault> {
+    let module = Module::parse(&WAITS.replace("WAIT", how)).unwrap();
+    let launch = Launch {
+        block: [threads, 1, 1],
+        params: Params::new().i32(rounds).build(),
+        seed,
+        ..Launch::new("waits")
+    };
+    module.launch(&mut Memory::new(), &launch)
+}
+
+#[test]
+fn who_waits_for_long_is_not_asked_again_and_again() {
+    let wait = "
+AGAIN:
+    mbarrier.try_wait.parity.shared::cta.b64 %p3, [bar], 0;
+    @!%p3 bra AGAIN;";
+    for seed in 0..8 {
+        let report = waits(wait, 64, 100_000, seed).unwrap();
+        assert_eq!(report.findings, [], "seed {seed}");
+        let others = report.counts.warp_instructions - 3 * 100_000;
+        // Those before and after the loops, and some waits in vain.
+        assert!(others < 80, "seed {seed}: {others}");
+    }
+}
+
+#[test]
+fn a_wait_in_vain_returns_when_nothing_else_can_happen() {
+    // Then the warp arrives itself.
+    let wait = "
+    mov.u32 %r3, 50;
+AGAIN:
+    mbarrier.test_wait.parity.shared::cta.b64 %p3, [bar], 0;
+    @%p3 trap;
+    sub.u32 %r3, %r3, 1;
+    setp.ne.u32 %p3, %r3, 0;
+    @%p3 bra AGAIN;
+    mbarrier.arrive.shared::cta.b64 _, [bar];";
+    for seed in 0..8 {
+        let report = waits(wait, 32, 0, seed).unwrap();
+        assert_eq!(report.findings, [], "seed {seed}");
+        assert!(report.counts.warp_instructions > 50 * 4);
+    }
+}
+
+#[test]
+fn a_wait_may_return_early() {
+    // Nobody tests again, or not often enough.
+    let once = "
+    mbarrier.try_wait.parity.shared::cta.b64 %p3, [bar], 0;
+    @!%p3 trap;";
+    let twice = format!("mbarrier.try_wait.parity.shared::cta.b64 %p3, [bar], 0;\n{once}");
+    for (what, wait) in [("once", once), ("twice", &twice)] {
+        let ends = (0..16).filter(|&seed| waits(wait, 64, 1000, seed).is_err()).count();
+        assert!(ends > 4, "{what}: {ends} of 16");
+    }
+}
