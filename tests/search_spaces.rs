@@ -66,19 +66,9 @@ fn faults(candidate: Candidate, problems: &[Problem], arch: Arch) -> Vec<String>
     let target = Target::new(arch, arch.usual_sms());
     let mut inventory = Inventory::default();
     let mut found = Vec::new();
-    let mut device = VmDevice::open(arch, &DeviceOptions::default()).unwrap();
-    for problem in corners {
-        let configured = kernel.configure_as(&problem, arch, configuration).unwrap();
-        if inventory.wanted.is_empty() {
-            inventory.add_kernel(&configured, &problem, &target);
-        }
-        let (kernel, cache) = (name.parse().unwrap(), CacheState::Hot);
-        let point = Point { problem, kernel, cache, launch: None, load: None };
-        let outcome = verify(&mut device, &point, SEED);
-        if outcome.status != Status::Ok {
-            found.push(format!("{point}: {}", outcome.reason));
-        }
-    }
+    let configured = kernel.configure_as(&corners[0], arch, configuration).unwrap();
+    inventory.add_kernel(&configured, &corners[0], &target);
+    // Before the device needs its PTX, which is kept beside the machine code.
     let compiler = Compiler::new(CompilerOptions::default()).unwrap();
     for (wanted, binary) in inventory.wanted.iter().zip(inventory.compile(&compiler)) {
         match binary {
@@ -87,6 +77,15 @@ fn faults(candidate: Candidate, problems: &[Problem], arch: Arch) -> Vec<String>
                 found.extend(of_image.map(|why| format!("{name}: {why}")));
             }
             Err(why) => found.push(format!("{name} with {}: {why}", wanted.defines)),
+        }
+    }
+    let mut device = VmDevice::open(arch, &DeviceOptions::default()).unwrap();
+    for problem in corners {
+        let (kernel, cache) = (name.parse().unwrap(), CacheState::Hot);
+        let point = Point { problem, kernel, cache, launch: None, load: None };
+        let outcome = verify(&mut device, &point, SEED);
+        if outcome.status != Status::Ok {
+            found.push(format!("{point}: {}", outcome.reason));
         }
     }
     found

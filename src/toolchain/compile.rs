@@ -214,6 +214,9 @@ impl Compiler {
         };
         if let Some(path) = cached {
             self.keep(&path, || write_cached(&path, &binary));
+            // What a device that takes PTX is given of the same source.
+            let path = path.with_extension("ptx");
+            self.keep(&path, || seal(&path, PTX_FORMAT, cubin.ptx.as_bytes()));
         }
         Ok(binary)
     }
