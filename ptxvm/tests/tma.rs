@@ -822,3 +822,70 @@ fn stores_that_an_mbarrier_counts_go_wrong() {
         }
     }
 }
+
+/// Stores 16 bytes by a bulk copy, loads others eight times, and writes the source again; what is
+/// before that stands for `WAIT`.
+const LINGERS: &str = "
+.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry lingers(.param .u64 from, .param .u64 to) {
+    .reg .pred %p<2>;
+    .reg .b32 %r<4>;
+    .reg .b64 %rd<3>;
+    .shared .align 16 .b8 source[16];
+    .shared .align 16 .b8 tile[16];
+    .shared .align 8 .b64 bar;
+    ld.param.u64 %rd1, [from];
+    ld.param.u64 %rd2, [to];
+    mov.u32 %r1, 0;
+    mbarrier.init.shared::cta.b64 [bar], 1;
+    st.shared.v4.u32 [source], {%r1, %r1, %r1, %r1};
+    fence.proxy.async;
+    cp.async.bulk.global.shared::cta.bulk_group [%rd2], [source], 16;
+    cp.async.bulk.commit_group;
+LOAD:
+    mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 16;
+    cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile], [%rd1], 16, [bar];
+    and.b32 %r2, %r1, 1;
+AGAIN:
+    mbarrier.try_wait.parity.shared::cta.b64 %p1, [bar], %r2;
+    @!%p1 bra AGAIN;
+    add.u32 %r1, %r1, 1;
+    setp.ne.u32 %p1, %r1, 8;
+    @%p1 bra LOAD;
+    WAIT
+    st.shared.u32 [source], %r1;
+    cp.async.bulk.wait_group 0;
+    ret;
+}";
+
+#[test]
+fn a_source_that_is_written_again_is_found_long_after_its_copy_began() {
+    let run = |wait: &str, seed: u64| {
+        let module = Module::parse(&LINGERS.replace("WAIT", wait)).unwrap();
+        let mut memory = Memory::new();
+        let from = upload(&mut memory, "from", &[7u32; 4], u32::to_le_bytes);
+        let to = memory.alloc(16, "to");
+        let launch = Launch {
+            params: Params::new().u64(from).u64(to).build(),
+            seed,
+            ..Launch::new("lingers")
+        };
+        module.launch(&mut memory, &launch)
+    };
+    let mut found = 0;
+    for seed in 0..16 {
+        assert_eq!(
+            kinds(&run("cp.async.bulk.wait_group.read 0;", seed)),
+            [],
+            "seed {seed}"
+        );
+        match &kinds(&run("", seed))[..] {
+            [] => {}
+            [FindingKind::AsyncRace] => found += 1,
+            other => panic!("seed {seed}: {other:?}"),
+        }
+    }
+    assert!(found >= 6, "{found} of 16");
+}

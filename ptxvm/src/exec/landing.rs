@@ -110,12 +110,25 @@ pub(crate) fn read_source(m: &mut Machine<'_>, at: usize) {
     }
 }
 
+/// Of so many copies out of shared memory that could land next, one does, where something else
+/// can. What must be over when its source is written again stays for longer, so that the write
+/// is found where nothing waits for the copy; and nothing is found by its being over early.
+const LINGERING: usize = 8;
+
 /// Lands a random copy; says whether there was one.
 pub(crate) fn land_one(m: &mut Machine<'_>) -> Step<bool> {
     if m.pending.is_empty() {
         return Ok(false);
     }
-    let at = m.random.below(m.pending.len());
+    let is_out = |m: &Machine<'_>, at: usize| m.pending[at].direction == Direction::Out;
+    let mut at = m.random.below(m.pending.len());
+    if is_out(m, at) && m.random.below(LINGERING) != 0 {
+        let others = (0..m.pending.len()).filter(|&at| !is_out(m, at));
+        let others: Vec<usize> = others.collect();
+        if !others.is_empty() {
+            at = others[m.random.below(others.len())];
+        }
+    }
     land(m, at)?;
     Ok(true)
 }
