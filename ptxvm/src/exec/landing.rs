@@ -120,11 +120,11 @@ pub(crate) fn land_one(m: &mut Machine<'_>) -> Step<bool> {
     if m.pending.is_empty() {
         return Ok(false);
     }
-    let is_out = |m: &Machine<'_>, at: usize| m.pending[at].direction == Direction::Out;
     let mut at = m.random.below(m.pending.len());
-    if is_out(m, at) && m.random.below(LINGERING) != 0 {
-        let others = (0..m.pending.len()).filter(|&at| !is_out(m, at));
-        let others: Vec<usize> = others.collect();
+    if m.pending[at].direction == Direction::Out && m.random.below(LINGERING) != 0 {
+        let all = m.pending.iter().enumerate();
+        let others = all.filter(|(_, copy)| copy.direction != Direction::Out);
+        let others: Vec<usize> = others.map(|(at, _)| at).collect();
         if !others.is_empty() {
             at = others[m.random.below(others.len())];
         }
